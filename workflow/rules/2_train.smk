@@ -1,0 +1,102 @@
+# The models of a round: a generator of crystals and a screener of formation energies.
+
+
+rule collect_training_set:
+    input:
+        dataset="curate/dataset.h5",
+        validated=earlier_validated,
+    output:
+        training_set="round_{round}/train/training_set.h5",
+    log:
+        "logs/collect_training_set/round_{round}.log",
+    benchmark:
+        "benchmarks/collect_training_set/round_{round}.tsv"
+    conda:
+        "../../envs/python-cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory_mb(2000),
+        runtime=runtime_minutes(15),
+    shell:
+        "python -m sluice.train.collect_training_set "
+        "--dataset {input.dataset} "
+        "--validated {input.validated} "
+        "--round {wildcards.round} "
+        "--training-set {output.training_set} "
+        "--log {log}"
+
+
+rule train_generator:
+    input:
+        training_set="round_{round}/train/training_set.h5",
+    output:
+        model="round_{round}/train/generator.ckpt",
+        metrics="round_{round}/train/generator_metrics.csv",
+    log:
+        "logs/train_generator/round_{round}.log",
+    benchmark:
+        "benchmarks/train_generator/round_{round}.tsv"
+    conda:
+        "../../envs/python-cpu.yaml"
+    threads: CAMPAIGN.train.threads
+    resources:
+        mem_mb=memory_mb(4000),
+        runtime=runtime_minutes(240),
+        gpu=GPUS,
+    params:
+        device=DEVICE,
+        settings=settings_json(CAMPAIGN.train.generator),
+        checkpoints="round_{round}/train/generator_checkpoints",
+        seed=CAMPAIGN.seed,
+        precision=CAMPAIGN.train.precision,
+    shell:
+        "python -m sluice.train.train_generator "
+        "--training-set {input.training_set} "
+        "--settings {params.settings:q} "
+        "--checkpoints {params.checkpoints:q} "
+        "--seed {params.seed:q} "
+        "--precision {params.precision:q} "
+        "--device {params.device} "
+        "--round {wildcards.round} "
+        "--model {output.model} "
+        "--metrics {output.metrics} "
+        "--log {log}"
+
+
+rule train_screener:
+    input:
+        training_set="round_{round}/train/training_set.h5",
+    output:
+        model="round_{round}/train/screener.ckpt",
+        metrics="round_{round}/train/screener_metrics.csv",
+        predictions="round_{round}/train/screener_test.h5",
+    log:
+        "logs/train_screener/round_{round}.log",
+    benchmark:
+        "benchmarks/train_screener/round_{round}.tsv"
+    conda:
+        "../../envs/python-cpu.yaml"
+    threads: CAMPAIGN.train.threads
+    resources:
+        mem_mb=memory_mb(4000),
+        runtime=runtime_minutes(240),
+        gpu=GPUS,
+    params:
+        device=DEVICE,
+        settings=settings_json(CAMPAIGN.train.screener),
+        checkpoints="round_{round}/train/screener_checkpoints",
+        seed=CAMPAIGN.seed,
+        precision=CAMPAIGN.train.precision,
+    shell:
+        "python -m sluice.train.train_screener "
+        "--training-set {input.training_set} "
+        "--settings {params.settings:q} "
+        "--checkpoints {params.checkpoints:q} "
+        "--seed {params.seed:q} "
+        "--precision {params.precision:q} "
+        "--device {params.device} "
+        "--round {wildcards.round} "
+        "--model {output.model} "
+        "--metrics {output.metrics} "
+        "--predictions {output.predictions} "
+        "--log {log}"

@@ -1,0 +1,5 @@
+"""Sluice: discovery campaigns for inorganic crystals."""
+
+from importlib.metadata import version
+
+__version__ = version("sluice-crystals")

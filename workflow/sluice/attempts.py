@@ -1,0 +1,182 @@
+"""The life of every job: an append-only JSON-lines file beside the stores, never deleted by Snakemake.
+
+Events of one attempt share its ``attempt`` id: ``start``, any number of ``progress``, one ``end``. A missing ``end``
+means that the process was killed. Every line is one ``write`` to a file opened for appending, so several processes of
+one machine may write at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ATTEMPTS_FILE = "attempts.jsonl"
+
+
+def process_start(pid: int) -> float | None:
+    """Start time of a live process in seconds since the epoch; None if it is gone or a zombie."""
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        return round(process.create_time(), 1)
+    except psutil.Error:
+        return None
+
+
+def is_running(host: str, pid: int, started: float) -> bool | None:
+    """Whether that very process lives; None where this cannot be told (another host)."""
+    if host != socket.gethostname():
+        return None
+    now = process_start(pid)
+    return now is not None and abs(now - started) < 5.0
+
+
+def append_event(path: Path, event: dict[str, Any]) -> None:
+    """Append one event with its time (seconds since the epoch)."""
+    line = json.dumps({"time": round(time.time(), 3), **event}, sort_keys=True) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(handle, line.encode())
+    finally:
+        os.close(handle)
+
+
+def read_events(path: Path) -> Iterator[dict[str, Any]]:
+    """All events in order; a line cut off by a kill or a full disk is passed over."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", errors="replace") as handle:
+        for line in handle:
+            try:
+                event = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if isinstance(event, dict) and "event" in event:
+                yield event
+
+
+@dataclass
+class Attempt:
+    """One attempt of one job as its events tell it.
+
+    Attributes:
+        job: rule and wildcards, e.g. ``relax_candidates/round_1/batch_2``.
+        outcome: ``done``, ``failed``, ``continued`` or None while no end was recorded.
+        seconds: CPU seconds of the process and its children; ``gpu_seconds`` likewise.
+        max_rss_mb: peak resident memory of the largest process in MB.
+    """
+
+    attempt: str
+    job: str
+    step: str
+    host: str
+    pid: int
+    pid_started: float
+    started: float
+    slurm_job: str | None = None
+    log: str | None = None
+    ended: float | None = None
+    outcome: str | None = None
+    reason: str = ""
+    cpu_seconds: float = 0.0
+    gpu_seconds: float = 0.0
+    max_rss_mb: float = 0.0
+    progress: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def state(self) -> str:
+        """``done``, ``failed``, ``continued``, ``running``, ``killed``, or ``unknown`` for an open one elsewhere."""
+        if self.outcome is not None:
+            return self.outcome
+        alive = is_running(self.host, self.pid, self.pid_started)
+        return {True: "running", False: "killed", None: "unknown"}[alive]
+
+
+def read_attempts(path: Path) -> list[Attempt]:
+    """All attempts, oldest first."""
+    found: dict[str, Attempt] = {}
+    for event in read_events(path):
+        key = str(event.get("attempt", ""))
+        if event["event"] == "start":
+            found[key] = Attempt(
+                attempt=key,
+                job=event["job"],
+                step=event["step"],
+                host=event["host"],
+                pid=event["pid"],
+                pid_started=event["pid_started"],
+                started=event["time"],
+                slurm_job=event.get("slurm_job"),
+                log=event.get("log"),
+            )
+        elif key in found and event["event"] == "progress":
+            found[key].progress = {k: event[k] for k in ("done", "total", "unit", "message") if k in event}
+        elif key in found and event["event"] == "end":
+            attempt = found[key]
+            attempt.ended = event["time"]
+            attempt.outcome = event["outcome"]
+            attempt.reason = event.get("reason", "")
+            attempt.cpu_seconds = event.get("cpu_seconds", 0.0)
+            attempt.gpu_seconds = event.get("gpu_seconds", 0.0)
+            attempt.max_rss_mb = event.get("max_rss_mb", 0.0)
+    return list(found.values())
+
+
+class Recorder:
+    """Writes the events of one attempt of this process."""
+
+    def __init__(self, path: Path, *, job: str, step: str, log: str | None = None) -> None:
+        self.path = path
+        self.attempt = uuid.uuid4().hex[:12]
+        self._last_progress = 0.0
+        append_event(
+            path,
+            {
+                "event": "start",
+                "attempt": self.attempt,
+                "job": job,
+                "step": step,
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "pid_started": process_start(os.getpid()) or 0.0,
+                "slurm_job": os.environ.get("SLURM_JOB_ID"),
+                "log": log,
+            },
+        )
+
+    def progress(
+        self, done: float, total: float | None, unit: str = "", message: str = "", *, force: bool = False
+    ) -> None:
+        """Record how far the work is; at most one line in two seconds unless forced."""
+        now = time.monotonic()
+        if not force and now - self._last_progress < 2.0:
+            return
+        self._last_progress = now
+        event = {"event": "progress", "attempt": self.attempt, "done": done, "total": total, "unit": unit}
+        append_event(self.path, event | ({"message": message} if message else {}))
+
+    def end(self, outcome: str, reason: str, *, cpu_seconds: float, gpu_seconds: float, max_rss_mb: float) -> None:
+        """Record how the attempt ended and what it cost."""
+        append_event(
+            self.path,
+            {
+                "event": "end",
+                "attempt": self.attempt,
+                "outcome": outcome,
+                "reason": reason,
+                "cpu_seconds": round(cpu_seconds, 2),
+                "gpu_seconds": round(gpu_seconds, 2),
+                "max_rss_mb": round(max_rss_mb, 1),
+            },
+        )

@@ -1,0 +1,499 @@
+"""The configuration: typed, frozen, nothing unknown allowed; its documentation is generated from here."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pymatgen.core import Element
+
+from sluice.errors import ConfigError
+
+RESERVED_NAMES = ("dft", "experiments")
+# SSSP's elements up to Bi without the f-block beyond La: those with an elemental reference.
+SUPPORTED_ELEMENTS = tuple(Element.from_Z(z).symbol for z in (*range(1, 58), *range(72, 84)))
+
+
+class Section(BaseModel):
+    """A part of the configuration."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+def _check_elements(symbols: tuple[str, ...]) -> tuple[str, ...]:
+    for symbol in symbols:
+        if symbol not in SUPPORTED_ELEMENTS:
+            raise ValueError(
+                f"{symbol!r} is not supported; allowed are the elements from H to Bi without Ce-Lu, e.g. Na, Cl"
+            )
+    if len(set(symbols)) != len(symbols):
+        raise ValueError("an element is listed twice")
+    return symbols
+
+
+class Chemistry(Section):
+    """What the campaign may be made of."""
+
+    elements: tuple[str, ...] = Field(
+        ("Li", "Na", "Mg", "Al", "Ca", "Rb", "Cs", "O", "F", "S", "Cl"),
+        min_length=3,
+        description="Element symbols; the hardest of them sets the cutoff tier of every calculation.",
+    )
+    space_groups: tuple[Literal[216, 221, 225], ...] = Field(
+        (216, 221, 225), min_length=1, description="International numbers of the cubic space groups to work in."
+    )
+
+    _elements = field_validator("elements")(_check_elements)
+
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class BuildSettings(Section):
+    """A database the project builds itself."""
+
+    share: float = Field(
+        0.5,
+        gt=0.0,
+        le=1.0,
+        description="Share of the possible formulas that become the database; the rest is left to be discovered.",
+    )
+    max_crystals: int = Field(3000, ge=30, description="Most crystals in the database.")
+    prototypes: tuple[str, ...] = Field(
+        (), description="Names of prototypes to decorate (sluice/curate/prototypes.py); empty: all."
+    )
+    strains: tuple[float, ...] = Field(
+        (-0.06, -0.03, 0.0, 0.03, 0.06),
+        min_length=4,
+        description="Linear strains of the equation of state around the guessed lattice constant.",
+    )
+
+
+class FilesSettings(Section):
+    """Crystals of the user's own."""
+
+    path: Path | None = Field(
+        None, description="Folder of CIF files, an extxyz file or a Sluice store; relative to the configuration file."
+    )
+    properties: Path | None = Field(
+        None,
+        description="CSV with a column `id` (file name without .cif) and the energy column; without it CHGNet labels.",
+    )
+    energy_column: str = Field(
+        "formation_energy_ev_per_atom", description="Column of the CSV with formation energies in eV/atom."
+    )
+
+
+class CurateSettings(Section):
+    """The database to learn from."""
+
+    source: Literal["build", "files"] = Field("build", description="`build` decorates prototypes, `files` reads yours.")
+    build: BuildSettings = BuildSettings()
+    files: FilesSettings = FilesSettings()
+    batches: Count = Field(2, description="Number of batches that labelling is done in.")
+    validation_share: Fraction = Field(0.1, description="Share of the formulas for validation.")
+    test_share: Fraction = Field(0.1, description="Share of the formulas for the final test.")
+    max_bad_fraction: Fraction = Field(0.05, description="Bad rows tolerated in the user's data before curate stops.")
+    min_distance: Positive = Field(0.5, description="Closer atoms count as overlapping in data, Å.")
+
+    @model_validator(mode="after")
+    def _check(self) -> CurateSettings:
+        if self.validation_share + self.test_share >= 0.9:
+            raise ValueError("validation_share + test_share must stay below 0.9")
+        if self.source == "files" and self.files.path is None:
+            raise ValueError("source is `files`, so files.path must be given")
+        return self
+
+
+class GeneratorSettings(Section):
+    """CubicGAN (Zhao et al., Adv. Sci. 2021): a Wasserstein GAN with gradient penalty."""
+
+    epochs: Count = Field(60, description="Passes over the training crystals.")
+    batch_size: Count = Field(128, description="Crystals in a training batch.")
+    learning_rate: Positive = Field(2e-4, description="Adam's step for generator and critic.")
+    critic_steps: Count = Field(5, description="Critic steps for one generator step.")
+    gradient_penalty: float = Field(10.0, ge=0.0, description="Weight of the gradient penalty.")
+    noise_size: Count = Field(128, description="Length of the noise vector.")
+    width: Positive = Field(0.125, description="Width of the networks relative to the paper's; 1 is the paper's.")
+    max_formation_energy: float | None = Field(
+        None, description="Learn only from crystals below this formation energy, eV/atom; null: from all."
+    )
+    checkpoint_minutes: Positive = Field(1.0, description="Minutes between checkpoints.")
+
+
+class ScreenerSettings(Section):
+    """CGCNN classifier (Xie and Grossman, PRL 2018) of stable-looking crystals."""
+
+    epochs: Count = Field(12, description="Passes over the training crystals.")
+    batch_size: Count = Field(128, description="Crystals in a training batch.")
+    learning_rate: Positive = Field(2e-3, description="Adam's peak step.")
+    weight_decay: float = Field(1e-5, ge=0.0, description="Weight decay.")
+    hidden_size: Count = Field(48, description="Length of an atom's feature vector.")
+    head_size: Count = Field(64, description="Width of the layer after pooling.")
+    convolutions: Count = Field(3, description="Number of graph convolutions.")
+    neighbours: Count = Field(12, description="Nearest neighbours in the graph.")
+    cutoff: Positive = Field(8.0, description="Radius of the neighbour search, Å.")
+    gaussians: Count = Field(41, description="Gaussians that a distance is expanded in.")
+    threshold: Literal["median"] | float = Field(
+        "median", description="Formation energy that divides the classes, eV/atom, or the training median."
+    )
+    dft_weight: Positive = Field(
+        5.0, description="Weight of a crystal labelled by DFT in an earlier round relative to one of the database."
+    )
+    checkpoint_minutes: Positive = Field(1.0, description="Minutes between checkpoints.")
+
+
+class TrainSettings(Section):
+    """The models."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where to train; auto takes a GPU if there is one."
+    )
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(
+        "32-true", description="lightning-fabric's precision."
+    )
+    threads: Count = Field(2, description="CPU threads of one training; results are equal to the bit at equal threads.")
+    generator: GeneratorSettings = GeneratorSettings()
+    screener: ScreenerSettings = ScreenerSettings()
+
+
+class GenerateSettings(Section):
+    """Candidates to draw."""
+
+    candidates: Count = Field(20_000, description="Candidates in a round.")
+    batches: Count = Field(4, description="Batches they are drawn in; batch k is the same whatever runs beside it.")
+    allowed_elements: tuple[str, ...] = Field((), description="Elements to draw from; empty: the chemistry's.")
+    excluded_elements: tuple[str, ...] = Field((), description="Elements never drawn.")
+
+    _elements = field_validator("allowed_elements", "excluded_elements")(_check_elements)
+
+
+class GeometrySettings(Section):
+    """Which geometries are possible at all."""
+
+    min_distance_ratio: Positive = Field(0.6, description="Least distance over the sum of the covalent radii.")
+    min_density: Positive = Field(0.3, description="Least density, g/cm³.")
+    max_density: Positive = Field(25.0, description="Greatest density, g/cm³.")
+    max_lattice: Positive = Field(20.0, description="Longest cell vector, Å.")
+
+
+class SymmetrySettings(Section):
+    """Symmetry found must be symmetry asked for."""
+
+    symprec: Positive = Field(0.1, description="spglib's distance tolerance, Å.")
+
+
+class ChargeSettings(Section):
+    """smact's rule (Davies et al., Chem 2016): a charge-neutral assignment in which anions are more electronegative."""
+
+    oxidation_states: Literal["icsd24", "smact14"] = Field("icsd24", description="smact's table of oxidation states.")
+    use_pauling: bool = Field(True, description="Ask for the order of electronegativities, too.")
+    include_alloys: bool = Field(False, description="Let compounds of metals only pass.")
+
+
+class DuplicateSettings(Section):
+    """When two crystals count as the same (pymatgen's StructureMatcher)."""
+
+    length_tolerance: Positive = Field(0.2, description="Fractional length tolerance.")
+    site_tolerance: Positive = Field(0.3, description="Site tolerance, relative to (volume/atom)^(1/3).")
+    angle_tolerance: Positive = Field(5.0, description="Angle tolerance, degrees.")
+
+
+class RelaxSettings(Section):
+    """Relaxation of the best candidates with CHGNet."""
+
+    candidates: Count = Field(200, description="How many of the best by screener score are relaxed.")
+    batches: Count = Field(2, description="Batches they are relaxed in.")
+    max_force: Positive = Field(0.05, description="Convergence of forces and cell forces, eV/Å.")
+    max_steps: Count = Field(200, description="Most steps; beyond them a candidate failed.")
+    max_volume_change: Positive = Field(3.0, description="Volume ratio beyond which a crystal collapsed or exploded.")
+    perturbation: float = Field(
+        0.0, ge=0.0, description="Random displacement that starts the relaxation off its symmetric saddle points, Å."
+    )
+
+
+class Objective(Section):
+    """One quantity to rank by: a direction or a target range."""
+
+    quantity: str = Field(description="A column of the relaxed candidates, or `output` of the model named in `model`.")
+    model: Path | None = Field(None, description="Checkpoint of a trained model whose output is the quantity.")
+    direction: Literal["minimize", "maximize"] | None = Field(None, description="Which way is better.")
+    target: tuple[float, float] | None = Field(None, description="Lower and upper end of the wanted range.")
+    weight: Positive = Field(1.0, description="Weight beside the other objectives.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Objective:
+        if (self.direction is None) == (self.target is None):
+            raise ValueError("give either `direction` or `target`")
+        if self.target is not None and self.target[0] >= self.target[1]:
+            raise ValueError("`target` must be [lower, upper]")
+        return self
+
+
+class ShortlistSettings(Section):
+    """What goes to DFT."""
+
+    dft_cpu_seconds: Positive = Field(
+        600.0, description="DFT budget of a round in estimated CPU-seconds, missing elemental references included."
+    )
+    max_candidates: Count = Field(50, description="Most candidates, whatever the budget.")
+    max_per_formula: Count = Field(1, description="Most candidates of one formula.")
+
+
+class ScreenSettings(Section):
+    """From candidates to a shortlist."""
+
+    geometry: GeometrySettings = GeometrySettings()
+    symmetry: SymmetrySettings = SymmetrySettings()
+    charge: ChargeSettings = ChargeSettings()
+    duplicates: DuplicateSettings = DuplicateSettings()
+    relax: RelaxSettings = RelaxSettings()
+    objectives: tuple[Objective, ...] = Field(
+        (Objective(quantity="mlip_formation_energy_ev_per_atom", direction="minimize"),),
+        min_length=1,
+        description="Quantities to rank by, with a direction or a target range.",
+    )
+    shortlist: ShortlistSettings = ShortlistSettings()
+
+
+class ValidateSettings(Section):
+    """First-principles formation energies."""
+
+    code: Literal["espresso"] = Field("espresso", description="The first-principles code.")
+    protocol: Literal["fast", "balanced", "stringent"] = Field("fast", description="Accuracy; README has the table.")
+    batches: Count = Field(2, description="Batches that run side by side.")
+    ranks: Count = Field(1, description="MPI ranks of one calculation.")
+    launch: str = Field("mpirun -np {ranks}", description="Command that launches the ranks; `{ranks}` is filled in.")
+    command: str = Field("pw.x", description="Program, by name or path.")
+    pseudos: Path | None = Field(
+        None, description="Directory with SSSP PBE efficiency 1.3.0; null: where `sluice pseudos install` puts it."
+    )
+    library: Path | None = Field(None, description="Task library shared by campaigns; null: <results>/dft.")
+    scratch: Path | None = Field(None, description="Directory for working files; null: inside the task library.")
+    spin_elements: tuple[str, ...] = Field(
+        ("Cr", "Mn", "Fe", "Co", "Ni"), description="Elements that start spin-polarized (ferromagnetic)."
+    )
+    max_attempts: Count = Field(4, description="Attempts at one calculation, each with changed inputs.")
+    max_continuations: Count = Field(20, description="Continuations after time limits, counted apart from attempts.")
+    max_hours: Positive = Field(
+        12.0, description="Wall time of one pw.x run before it stops itself to be continued, h."
+    )
+
+    _elements = field_validator("spin_elements")(_check_elements)
+
+    @model_validator(mode="after")
+    def _check(self) -> ValidateSettings:
+        cores = os.cpu_count() or 1
+        if self.launch.split()[:1] != ["srun"] and self.ranks > cores:
+            raise ValueError(f"ranks is {self.ranks}, but this machine has {cores} cores; give at most {cores}")
+        if "{ranks}" not in self.launch and self.ranks > 1:
+            raise ValueError("launch must contain {ranks}, e.g. `mpirun -np {ranks}`")
+        return self
+
+
+class StopSettings(Section):
+    """When further rounds are not worth their cost."""
+
+    confirmed: int | None = Field(None, ge=1, description="Stop once so many crystals are confirmed; null: never.")
+
+
+class Config(Section):
+    """One campaign."""
+
+    campaign: str = Field("halides", description="Name; results go to <results>/<campaign>.")
+    seed: int = Field(2026, ge=0, description="Seed of every random choice.")
+    rounds: Count = Field(1, description="Rounds of generate, screen, validate; later ones learn from earlier ones.")
+    results: Path = Field(Path("results"), description="Directory of all campaigns.")
+    chemistry: Chemistry = Chemistry()
+    curate: CurateSettings = CurateSettings()
+    train: TrainSettings = TrainSettings()
+    generate: GenerateSettings = GenerateSettings()
+    screen: ScreenSettings = ScreenSettings()
+    validate_: ValidateSettings = Field(ValidateSettings(), alias="validate", description="First-principles step.")
+    stop: StopSettings = StopSettings()
+
+    @field_validator("campaign")
+    @classmethod
+    def _name(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
+            raise ValueError("use letters, digits, '-', '_' and '.', starting with a letter or digit, at most 64")
+        if name in RESERVED_NAMES:
+            raise ValueError(f"{name!r} is reserved; choose another name")
+        return name
+
+    @model_validator(mode="after")
+    def _check(self) -> Config:
+        allowed = set(self.generate.allowed_elements or self.chemistry.elements) - set(self.generate.excluded_elements)
+        outside = set(self.generate.allowed_elements) - set(self.chemistry.elements)
+        if outside:
+            raise ValueError(f"generate.allowed_elements: {sorted(outside)} not among chemistry.elements")
+        if len(allowed) < 3:
+            raise ValueError("generate: fewer than 3 elements are left to draw ternaries from")
+        return self
+
+    @property
+    def workdir(self) -> Path:
+        """Snakemake's working directory of this campaign."""
+        return self.results / self.campaign
+
+    @property
+    def library(self) -> Path:
+        """The task library."""
+        return self.validate_.library or self.results / "dft"
+
+
+def _lines(node: yaml.Node | None, prefix: tuple[str, ...] = ()) -> dict[tuple[str, ...], int]:
+    """Line number (from 1) of every key in a YAML tree."""
+    found: dict[tuple[str, ...], int] = {}
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            path = (*prefix, str(key.value))
+            found[path] = key.start_mark.line + 1
+            found |= _lines(value, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for i, value in enumerate(node.value):
+            path = (*prefix, str(i))
+            found[path] = value.start_mark.line + 1
+            found |= _lines(value, path)
+    return found
+
+
+def _duplicate_keys(node: yaml.Node | None, prefix: str = "") -> list[str]:
+    found: list[str] = []
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
+        for key, value in node.value:
+            name = f"{prefix}{key.value}"
+            if name in seen:
+                found.append(f"  {name}: given twice (lines {seen[name]} and {key.start_mark.line + 1})")
+            seen[name] = key.start_mark.line + 1
+            found += _duplicate_keys(value, name + ".")
+    return found
+
+
+def _allowed_keys(path: tuple[str, ...]) -> str:
+    model: Any = Config
+    for part in path[:-1]:
+        fields = {f.alias or n: f for n, f in model.model_fields.items()}
+        if part not in fields or not isinstance(fields[part].annotation, type):
+            return ""
+        model = fields[part].annotation
+        if not issubclass(model, BaseModel):
+            return ""
+    return ", ".join(f.alias or n for n, f in model.model_fields.items())
+
+
+def _explain(error: ValidationError, lines: dict[tuple[str, ...], int]) -> list[str]:
+    explained = []
+    for problem in error.errors():
+        path = tuple(str(p) for p in problem["loc"])
+        while path and path not in lines and path[:-1] in lines and problem["type"] != "missing":
+            path = path[:-1]  # a union member or the like, which the user never wrote
+        name = ".".join(path) or "(whole file)"
+        where = f"line {lines[path]}: " if path in lines else ""
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            explained.append(f"  {where}{name}: unknown key; allowed here: {_allowed_keys(path)}")
+        elif isinstance(problem["input"], dict | BaseModel):
+            explained.append(f"  {where}{name}: {message}")
+        else:
+            explained.append(f"  {where}{name} = {problem['input']!r}: {message}")
+    return explained
+
+
+def check_config(values: dict[str, Any], *, source: Path | None = None) -> Config:
+    """Turn plain values into a configuration with absolute paths.
+
+    Args:
+        values: what the YAML file says.
+        source: that file, for line numbers and relative paths.
+
+    Raises:
+        ConfigError: with every problem in one message: key, value, what is allowed, line.
+    """
+    node = None
+    if source is not None and source.exists():
+        node = yaml.compose(source.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    problems = _duplicate_keys(node)
+    config = None
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        problems += _explain(error, _lines(node))
+    if config is not None:
+        config = _resolve(config, source)
+        problems += _missing_paths(config, _lines(node))
+    if problems or config is None:
+        raise ConfigError(f"{source or 'configuration'} cannot be run:\n" + "\n".join(dict.fromkeys(problems)))
+    return config
+
+
+def load_config(path: Path) -> Config:
+    """Read and check a configuration file.
+
+    Raises:
+        ConfigError: if it is missing, no YAML, or not a valid configuration.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such configuration file")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: must hold keys and values, not a {type(values).__name__}")
+    return check_config(values, source=path)
+
+
+def _resolve(config: Config, source: Path | None) -> Config:
+    """Make paths absolute: input files from the configuration file's folder, outputs from the current directory."""
+    base = source.parent if source is not None else Path.cwd()
+
+    def absolute(path: Path | None, start: Path) -> Path | None:
+        return None if path is None else Path(os.path.abspath(start / path.expanduser()))
+
+    files, validate = config.curate.files, config.validate_
+    new_files = files.model_copy(
+        update={"path": absolute(files.path, base), "properties": absolute(files.properties, base)}
+    )
+    new_validate = validate.model_copy(
+        update={
+            "pseudos": absolute(validate.pseudos, base),
+            "library": absolute(validate.library, Path.cwd()),
+            "scratch": absolute(validate.scratch, Path.cwd()),
+        }
+    )
+    objectives = tuple(o.model_copy(update={"model": absolute(o.model, base)}) for o in config.screen.objectives)
+    return config.model_copy(
+        update={
+            "results": absolute(config.results, Path.cwd()),
+            "curate": config.curate.model_copy(update={"files": new_files}),
+            "validate_": new_validate,
+            "screen": config.screen.model_copy(update={"objectives": objectives}),
+        }
+    )
+
+
+def _missing_paths(config: Config, lines: dict[tuple[str, ...], int]) -> list[str]:
+    given: list[tuple[tuple[str, ...], Path | None]] = [
+        (("curate", "files", "path"), config.curate.files.path if config.curate.source == "files" else None),
+        (
+            ("curate", "files", "properties"),
+            config.curate.files.properties if config.curate.source == "files" else None,
+        ),
+        (("validate", "pseudos"), config.validate_.pseudos),
+    ]
+    given += [(("screen", "objectives", str(i), "model"), o.model) for i, o in enumerate(config.screen.objectives)]
+    return [
+        f"  {f'line {lines[key]}: ' if key in lines else ''}{'.'.join(key)} = {str(path)!r}: no such file or directory"
+        for key, path in given
+        if path is not None and not path.exists()
+    ]

@@ -1,0 +1,63 @@
+"""What the rules need to know while the DAG is made: earlier rounds' files, settings as JSON, resources."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from pydantic import BaseModel
+
+
+class Wildcards(Protocol):
+    """Snakemake's wildcards of a job; ``round`` counts from 1."""
+
+    round: str
+
+
+def settings_json(*sections: BaseModel) -> Callable[[Any], str]:
+    """One section of the configuration (or several, as a list) as the JSON that a step takes.
+
+    A function, since Snakemake would read braces in a plain parameter (``{ranks}``) as wildcards.
+    """
+    values = [section.model_dump(mode="json", by_alias=True) for section in sections]
+    text = json.dumps(values[0] if len(values) == 1 else values, sort_keys=True)
+
+    def settings(wildcards: Any) -> str:
+        return text
+
+    return settings
+
+
+def earlier_decision(wildcards: Wildcards) -> list[str]:
+    """The decision of the round before; nothing in round 1."""
+    before = int(wildcards.round) - 1
+    return [f"round_{before}/decision.h5"] if before else []
+
+
+def earlier_validated(wildcards: Wildcards) -> list[str]:
+    """The DFT results of all rounds before."""
+    return [f"round_{r}/validate/validated.h5" for r in range(1, int(wildcards.round))]
+
+
+def earlier_ranked(wildcards: Wildcards) -> list[str]:
+    """The relaxed and ranked candidates of all rounds before."""
+    return [f"round_{r}/screen/ranked.h5" for r in range(1, int(wildcards.round))]
+
+
+def memory_mb(base: int) -> Callable[..., int]:
+    """Memory in MB that doubles with every attempt."""
+
+    def grow(wildcards: Any, attempt: int) -> int:
+        return int(base * 2 ** (attempt - 1))
+
+    return grow
+
+
+def runtime_minutes(base: int) -> Callable[..., int]:
+    """Run time in minutes that doubles with every attempt."""
+
+    def grow(wildcards: Any, attempt: int) -> int:
+        return int(base * 2 ** (attempt - 1))
+
+    return grow
