@@ -1,7 +1,7 @@
 # Sluice: curate -> train -> generate -> screen -> validate -> report, each stage a file of rules.
 from pathlib import Path
 
-from sluice.config import check_config
+from sluice.config_file import check_config
 
 if not config:
 

@@ -1,0 +1,273 @@
+"""Writing a store: in chunks, to a temporary name, synced, renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel
+
+from sluice.crystals import Crystals
+from sluice.errors import StoreError
+from sluice.provenance import created_with, sha256_of_file, sha256_of_text
+from sluice.schemas import SCHEMAS, Column
+from sluice.store_format import COUNTS, ID_DTYPE, VOCABULARY, Chunk, Growing, as_bytes, finish_digest, root_digest
+
+
+class StoreWriter:
+    """Write one store, chunk by chunk; nothing is visible under ``path`` before the ``with`` block has ended well.
+
+    Args:
+        path: the store to write or replace.
+        schema: a name of ``sluice.schemas.SCHEMAS``.
+        columns: further columns beyond those of the schema.
+        settings: what decided the content; its digest is stored.
+        inputs: files this was made from; their digests are stored.
+        campaign: name; ``round_number`` the round, 0 before the first.
+        revision: the step's hand-raised revision.
+        with_crystals: False for stores of plain rows (predictions, decisions, compositions).
+        count_in: rows that came in (default: what leaves or fails, less ``count_made``, plus ``count_merged``).
+        attributes: further root attributes, JSON-able.
+
+    Raises:
+        StoreError: on unknown schemas, columns that do not fit, sums that do not add up, and full disks.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        schema: str,
+        *,
+        columns: Mapping[str, Column] | None = None,
+        settings: BaseModel | Mapping[str, Any] | None = None,
+        inputs: Sequence[Path] = (),
+        campaign: str = "",
+        round_number: int = 0,
+        revision: int = 1,
+        with_crystals: bool = True,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> None:
+        if schema not in SCHEMAS:
+            raise StoreError(f"{path}: unknown schema {schema!r}; known: {', '.join(SCHEMAS)}")
+        version, required = SCHEMAS[schema]
+        self.path, self.columns = Path(path), {**required, **(columns or {})}
+        self.with_crystals = with_crystals
+        self.counts = dict.fromkeys(COUNTS, 0)
+        self._count_in: int | None = None
+        self._attributes: dict[str, Any] = {
+            "schema": schema,
+            "schema_version": version,
+            "campaign": campaign,
+            "round": round_number,
+            "revision": revision,
+            "settings_sha256": sha256_of_text(_settings_text(settings)),
+            "settings": _settings_text(settings),
+            "inputs_sha256": json.dumps({p.name: sha256_of_file(p) for p in inputs}, sort_keys=True),
+            "created_with": created_with(),
+            **{k: v if isinstance(v, str | int | float) else json.dumps(v) for k, v in (attributes or {}).items()},
+        }
+        self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        self._vocabulary: dict[str, dict[str, int]] = {name: {} for name in VOCABULARY}
+        self._growing: dict[str, Growing] = {}
+
+    def __enter__(self) -> StoreWriter:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            for stale in self.path.parent.glob(f".{self.path.name}.*.tmp"):
+                stale.unlink(missing_ok=True)
+            self._file = h5py.File(self._temporary, "w", locking=False, libver=("v110", "v110"))
+            self._create()
+        except OSError as error:
+            raise self._disk_error(error) from error
+        return self
+
+    def _create(self) -> None:
+        if self.with_crystals:
+            self._grow("crystals/lattice", "f8", (3, 3), "angstrom")
+            self._grow("crystals/atom_offsets", "i8")
+            self._grow("crystals/numbers", "u1")
+            self._grow("crystals/frac_coords", "f8", (3,))
+            self._growing["crystals/atom_offsets"].append(np.zeros(1, np.int64))
+        for name in ("candidate_id", "parent_id"):
+            self._grow(f"ids/{name}", ID_DTYPE)
+        if self.with_crystals:
+            self._grow("ids/structure_hash", "S16")
+        for name, column in self.columns.items():
+            self._grow(f"properties/{name}", column.dtype, (), column.unit, volatile=column.volatile)
+        self._grow("failures/candidate_id", ID_DTYPE)
+        self._grow("failures/kind", "S8")
+        for name in VOCABULARY:
+            self._grow(f"failures/{name}", "i4")
+
+    def _grow(
+        self, name: str, dtype: str, row: tuple[int, ...] = (), unit: str = "", *, volatile: bool = False
+    ) -> None:
+        rows = max(256, (256 << 10) // max(1, np.dtype(dtype).itemsize * int(np.prod(row, dtype=np.int64))))
+        dataset = self._file.create_dataset(
+            name, (0, *row), dtype, maxshape=(None, *row), chunks=(rows, *row), compression="lzf", shuffle=True
+        )
+        dataset.attrs["units"] = unit
+        if volatile:
+            dataset.attrs["volatile"] = True
+        self._growing[name] = Growing(dataset)
+
+    def append(
+        self,
+        candidate_id: Sequence[str] | NDArray,
+        columns: Mapping[str, NDArray | Sequence[Any]],
+        *,
+        crystals: Crystals | None = None,
+        parent_id: Sequence[str] | NDArray | None = None,
+    ) -> None:
+        """Append rows; every column of the store must be given, each of the same length."""
+        n = len(candidate_id)
+        if set(columns) != set(self.columns):
+            missing, extra = set(self.columns) - set(columns), set(columns) - set(self.columns)
+            raise StoreError(f"{self.path}: missing columns {sorted(missing)}, unknown columns {sorted(extra)}")
+        if (crystals is not None) != self.with_crystals or (crystals is not None and len(crystals) != n):
+            raise StoreError(f"{self.path}: {n} ids with {0 if crystals is None else len(crystals)} crystals")
+        values: dict[str, NDArray] = {
+            "ids/candidate_id": as_bytes(candidate_id),
+            "ids/parent_id": as_bytes([""] * n if parent_id is None else parent_id),
+        }
+        for name, given in columns.items():
+            dtype = self.columns[name].dtype
+            values[f"properties/{name}"] = as_bytes(given, dtype) if dtype.startswith("S") else np.asarray(given)
+        for name, array in values.items():
+            if array.shape != (n,):
+                raise StoreError(f"{self.path}: {name} has shape {array.shape}, expected ({n},)")
+        if crystals is not None:
+            last = self._growing["crystals/numbers"].dataset.shape[0]
+            values["crystals/lattice"] = crystals.lattice
+            values["crystals/atom_offsets"] = crystals.atom_offsets[1:] + last
+            values["crystals/numbers"] = crystals.numbers
+            values["crystals/frac_coords"] = crystals.frac_coords
+            values["ids/structure_hash"] = crystals.structure_hashes()
+        try:
+            for name, array in values.items():
+                self._growing[name].append(array)
+        except OSError as error:
+            raise self._disk_error(error) from error
+        self.counts["out"] += n
+
+    def append_chunk(self, chunk: Chunk, **new_columns: NDArray) -> None:
+        """Append a chunk of another store with the columns it has, plus new ones."""
+        known = {name: chunk.columns[name] for name in self.columns if name in chunk.columns}
+        self.append(chunk.candidate_id, {**known, **new_columns}, crystals=chunk.crystals, parent_id=chunk.parent_id)
+
+    def drop(
+        self,
+        candidate_id: Sequence[str] | NDArray,
+        reason: str | Sequence[str],
+        *,
+        kind: Literal["rejected", "failed"] = "rejected",
+        detail: str | Sequence[str] = "",
+    ) -> None:
+        """Record candidates that do not go on; ``reason`` is a category, ``detail`` the particulars."""
+        n = len(candidate_id)
+        texts = {
+            "reason": [reason] * n if isinstance(reason, str) else list(reason),
+            "detail": [detail] * n if isinstance(detail, str) else list(detail),
+        }
+        try:
+            self._growing["failures/candidate_id"].append(as_bytes(candidate_id))
+            self._growing["failures/kind"].append(np.full(n, kind.encode(), "S8"))
+            for name, words in texts.items():
+                book = self._vocabulary[name]
+                self._growing[f"failures/{name}"].append(np.array([book.setdefault(w, len(book)) for w in words], "i4"))
+        except OSError as error:
+            raise self._disk_error(error) from error
+        self.counts[kind] += n
+
+    def count(self, *, made: int = 0, merged: int = 0, came_in: int | None = None) -> None:
+        """Tell the funnel what was made, merged away, and (else derived) how many rows came in; adds up."""
+        self.counts["made"] += made
+        self.counts["merged"] += merged
+        if came_in is not None:
+            self._count_in = (self._count_in or 0) + came_in
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if error is not None:
+            self._discard()
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise self._disk_error(error) from error
+            return
+        try:
+            self._finish()
+            self._temporary.replace(self.path)
+            _sync(self.path.parent)
+        except OSError as problem:
+            raise self._disk_error(problem) from problem
+        except BaseException:
+            self._discard()
+            raise
+
+    def _finish(self) -> None:
+        counts = self.counts
+        gone = counts["out"] + counts["rejected"] + counts["failed"]
+        derived = gone - counts["made"] + counts["merged"]
+        counts["in"] = derived if self._count_in is None else self._count_in
+        if counts["in"] != derived:
+            raise StoreError(
+                f"{self.path}: rows do not add up (in + made - merged != out + rejected + failed): {counts}"
+            )
+        for name in VOCABULARY:
+            words = np.array([w.encode() for w in self._vocabulary[name]] or [b""], dtype=bytes)
+            words = words.astype(f"S{max(1, words.dtype.itemsize)}")
+            self._grow(f"failures/{name}_words", words.dtype.str)
+            self._growing[f"failures/{name}_words"].append(words)
+        for growing in self._growing.values():
+            growing.dataset.attrs["sha256"] = finish_digest(growing.digest, growing.dataset)
+        for name, value in self._attributes.items():
+            self._file.attrs[name] = value
+        for name in COUNTS:
+            self._file.attrs[f"count_{name}"] = counts[name]
+        self._file.attrs["content_sha256"] = root_digest(self._file)
+        self._file.flush()
+        self._file.close()
+        handle = os.open(self._temporary, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+    def _discard(self) -> None:
+        with contextlib.suppress(OSError, RuntimeError, AttributeError):
+            self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+    def _disk_error(self, error: OSError) -> StoreError:
+        self._discard()
+        try:
+            free = f"{shutil.disk_usage(self.path.parent).free / 2**20:.0f} MiB free there"
+        except OSError:
+            free = "free space unknown"
+        return StoreError(
+            f"{self.path}: cannot be written ({error}; {free}). An older store of that name is untouched."
+        )
+
+
+def _settings_text(settings: BaseModel | Mapping[str, Any] | None) -> str:
+    if settings is None:
+        return "{}"
+    if isinstance(settings, BaseModel):
+        return json.dumps(settings.model_dump(mode="json"), sort_keys=True)
+    return json.dumps(dict(settings), sort_keys=True, default=str)
+
+
+def _sync(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
