@@ -1,0 +1,1 @@
+"""Networks, their one training loop, and what applies them."""
