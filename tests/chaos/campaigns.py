@@ -1,0 +1,141 @@
+"""Run, kill and compare campaigns as a user's machine would."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from sluice.attempts import ATTEMPTS_FILE, read_attempts
+from sluice.store import Store
+
+REPOSITORY = Path(__file__).parents[2]
+DFT_TOLERANCE_EV_PER_ATOM = 1e-3
+# What may differ after an interruption, within the tolerance: numbers that come out of restarted calculations.
+DFT_SCHEMAS = ("results", "validated")
+
+COUNTING_PW = """#!/bin/sh
+echo "$$ $(pwd)" >> {tally}
+exec pw.x "$@"
+"""
+
+
+def write_config(folder: Path, base: Path, **changes: object) -> Path:
+    """A copy of a configuration with results under ``folder`` and a pw.x that counts its starts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    program = folder / "counting-pw.x"
+    program.write_text(COUNTING_PW.format(tally=folder / "pw-starts.txt"))
+    program.chmod(0o755)
+    config = yaml.safe_load(base.read_text()) | changes
+    config["results"] = str(folder / "results")
+    config.setdefault("validate", {})["command"] = str(program)
+    path = folder / "campaign.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def start(command: str, config: Path) -> subprocess.Popen:
+    """Start ``sluice run`` or ``sluice resume`` in a process group of its own."""
+    log = (config.parent / "driver-output.txt").open("a")
+    return subprocess.Popen(
+        [sys.executable, "-m", "sluice.cli", command, str(config), "--cores", "2"],
+        cwd=REPOSITORY,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        env=os.environ | {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"},
+    )
+
+
+def workdir(config: Path) -> Path:
+    """The campaign's working directory."""
+    values = yaml.safe_load(config.read_text())
+    return Path(values["results"]) / values["campaign"]
+
+
+def wait_for(config: Path, rule: str, driver: subprocess.Popen, *, delay: float, timeout: float = 900.0) -> bool:
+    """Wait until a job of ``rule`` has run for ``delay`` seconds; False if the driver ended first."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        for attempt in read_attempts(workdir(config) / ATTEMPTS_FILE):
+            if attempt.step == rule and attempt.state == "running" and time.time() - attempt.started > delay:
+                return True
+        if driver.poll() is not None:
+            return False
+        time.sleep(0.1)
+    raise TimeoutError(f"no job of {rule} within {timeout} s")
+
+
+def kill(driver: subprocess.Popen, *, group: bool) -> None:
+    """SIGKILL the driver alone or its whole process group."""
+    if group:
+        os.killpg(driver.pid, signal.SIGKILL)
+    else:
+        os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+
+
+def stores(config: Path) -> dict[str, Path]:
+    """All stores of a campaign by their path inside it."""
+    folder = workdir(config)
+    return {str(p.relative_to(folder)): p for p in sorted(folder.rglob("*.h5")) if not p.name.startswith(".")}
+
+
+def differences(config: Path, undisturbed: Path) -> list[str]:
+    """What differs between two campaigns beyond what an interruption may change."""
+    mine, reference = stores(config), stores(undisturbed)
+    found = [f"{name}: only in one" for name in sorted(set(mine) ^ set(reference))]
+    for name in sorted(set(mine) & set(reference)):
+        with Store(mine[name]) as a, Store(reference[name]) as b:
+            if a.content_sha256 == b.content_sha256:
+                continue
+            if a.schema not in DFT_SCHEMAS:
+                found.append(f"{name}: content differs")
+            else:
+                found += [f"{name}: {problem}" for problem in _dft_differences(a, b)]
+    return found
+
+
+def _dft_differences(a: Store, b: Store) -> list[str]:
+    if a.ids() != b.ids():
+        return [f"rows {a.ids()} and {b.ids()}"]
+    found = []
+    for name, column in a.columns.items():
+        if column.volatile:
+            continue
+        mine, theirs = a.column(name), b.column(name)
+        if column.unit == "eV/atom":
+            apart = np.nanmax(np.abs(mine - theirs), initial=0.0)
+            if apart > DFT_TOLERANCE_EV_PER_ATOM or np.any(np.isnan(mine) != np.isnan(theirs)):
+                found.append(f"{name} differs by {apart} eV/atom")
+        elif column.dtype.startswith(("S", "b", "?", "i")) and not np.array_equal(mine, theirs):
+            found.append(f"{name} differs")
+    return found
+
+
+def repeated_steps(config: Path) -> dict[str, int]:
+    """Jobs that were done more than once."""
+    done = Counter(a.job for a in read_attempts(workdir(config) / ATTEMPTS_FILE) if a.outcome == "done")
+    return {job: n for job, n in done.items() if n > 1}
+
+
+def pw_starts(config: Path) -> int:
+    """How often pw.x was started."""
+    tally = config.parent / "pw-starts.txt"
+    return len(tally.read_text().splitlines()) if tally.exists() else 0
+
+
+def summary(config: Path) -> dict:
+    """The campaign's summary without what may differ between runs."""
+    values = json.loads((workdir(config) / "report" / "summary.json").read_text())
+    for volatile in ("cpu_seconds", "versions"):
+        values.pop(volatile)
+    return values
