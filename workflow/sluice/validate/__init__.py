@@ -1,0 +1,1 @@
+"""First-principles formation energies."""
