@@ -84,7 +84,7 @@ rule remove_duplicates:
             allow_missing=True,
         ),
         known="curate/dataset.h5",
-        earlier=earlier_ranked,
+        earlier=earlier_shortlists,
     output:
         unique="round_{round}/screen/unique.h5",
     log:
@@ -181,11 +181,13 @@ rule relax_candidates:
     params:
         device=DEVICE,
         settings=settings_json(CAMPAIGN.screen.relax),
+        symprec=CAMPAIGN.screen.symmetry.symprec,
         seed=CAMPAIGN.seed,
     shell:
         "python -m sluice.screen.relax_candidates "
         "--candidates {input.candidates} "
         "--settings {params.settings:q} "
+        "--symprec {params.symprec} "
         "--seed {params.seed:q} "
         "--batch {wildcards.batch} "
         "--device {params.device} "
@@ -201,7 +203,7 @@ rule rank_candidates:
             allow_missing=True,
         ),
         known="curate/dataset.h5",
-        earlier=earlier_ranked,
+        earlier=earlier_shortlists,
     output:
         ranked="round_{round}/screen/ranked.h5",
     log:

@@ -1,7 +1,7 @@
 # Typed input and resource functions, and the settings that rules pass on. Tested in tests/workflow/test_common.py.
 from sluice.dag import (
     earlier_decision,
-    earlier_ranked,
+    earlier_shortlists,
     earlier_validated,
     memory_mb,
     runtime_minutes,

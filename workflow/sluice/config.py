@@ -206,6 +206,7 @@ class RelaxSettings(Section):
     """Relaxation of the best candidates with CHGNet."""
 
     candidates: Count = Field(200, description="How many of the best by screener score are relaxed.")
+    max_per_formula: Count = Field(3, description="Most of them of one formula.")
     batches: Count = Field(2, description="Batches they are relaxed in.")
     max_force: Positive = Field(0.05, description="Convergence of forces and cell forces, eV/Å.")
     max_steps: Count = Field(200, description="Most steps; beyond them a candidate failed.")

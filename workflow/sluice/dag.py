@@ -40,9 +40,9 @@ def earlier_validated(wildcards: Wildcards) -> list[str]:
     return [f"round_{r}/validate/validated.h5" for r in range(1, int(wildcards.round))]
 
 
-def earlier_ranked(wildcards: Wildcards) -> list[str]:
-    """The relaxed and ranked candidates of all rounds before."""
-    return [f"round_{r}/screen/ranked.h5" for r in range(1, int(wildcards.round))]
+def earlier_shortlists(wildcards: Wildcards) -> list[str]:
+    """The candidates that went to DFT in all rounds before."""
+    return [f"round_{r}/screen/shortlist.h5" for r in range(1, int(wildcards.round))]
 
 
 def memory_mb(base: int) -> Callable[..., int]:

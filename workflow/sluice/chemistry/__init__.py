@@ -1,0 +1,1 @@
+"""Formulas, charges, distances, matching of crystals and costs: what several stages share."""

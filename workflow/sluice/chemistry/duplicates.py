@@ -1,0 +1,266 @@
+"""Finding duplicates and known crystals among any number of candidates with flat memory.
+
+Rows are numbered through all sources: known crystals first, then those of earlier rounds, then candidates. Equal
+fingerprints are settled by hashing; their representatives are compared by StructureMatcher within one composition and
+space group. What has to be remembered per row lies in files on disk, bucketed by a hash of the composition.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pymatgen.core import Structure
+
+from sluice.chemistry.matching import CrystalMatcher, fingerprints, formula_keys
+from sluice.config import DuplicateSettings
+from sluice.crystals import Crystals
+from sluice.step import report_progress
+from sluice.store import CHUNK, Chunk, Store
+
+ROWS_PER_BUCKET = 100_000
+RECORD = np.dtype([("formula", "u8"), ("group", "i2"), ("print", "u8", (2,)), ("id", "S64"), ("row", "i8")])
+UNIQUE = -1
+
+
+@dataclass(frozen=True)
+class Source:
+    """A store whose crystals take part.
+
+    Attributes:
+        path: the store.
+        schema: its schema.
+        group_column: the column with the space group; 0 there means unknown.
+        kind: what a candidate equal to one of these is called, e.g. ``known crystal``.
+    """
+
+    path: Path
+    schema: str
+    group_column: str
+    kind: str
+
+
+class DuplicateFinder:
+    """Decides for every candidate whether an earlier row is the same crystal; the lowest id is the one that stays.
+
+    Args:
+        others: sources whose crystals are no candidates (known ones); they always win, in the order given.
+        candidates: sources of candidates; their order does not matter for who wins.
+        settings: StructureMatcher's tolerances.
+        scratch: a directory of this finder's own, emptied first; ``close`` removes it.
+    """
+
+    def __init__(
+        self, others: Sequence[Source], candidates: Sequence[Source], settings: DuplicateSettings, scratch: Path
+    ) -> None:
+        self.sources = [*others, *candidates]
+        self.matcher = CrystalMatcher(settings)
+        self.scratch = scratch
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        lengths = []
+        for source in self.sources:
+            with Store(source.path, source.schema) as store:
+                lengths.append(len(store))
+        self.starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        self.total = int(self.starts[-1])
+        self.first_candidate = int(self.starts[len(others)])
+        self.buckets = max(1, -(-self.total // ROWS_PER_BUCKET))
+        if self.total:
+            self._ids = np.memmap(scratch / "ids", "S64", "w+", shape=(self.total,))
+            self._same_as = np.memmap(scratch / "same_as", "i8", "w+", shape=(self.total,))
+        self._find()
+
+    def close(self) -> None:
+        """Remove the files on disk."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def __enter__(self) -> DuplicateFinder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def verdicts(self, start: int, stop: int) -> list[tuple[str, str]]:
+        """For a run of candidates (counted from the first one): ("", "") if it stays, else (kind, id of the other)."""
+        found = []
+        for row in range(self.first_candidate + start, self.first_candidate + stop):
+            winner = self._winner(row)
+            if winner == row:
+                found.append(("", ""))
+            else:
+                source = int(np.searchsorted(self.starts, winner, side="right")) - 1
+                found.append((self.sources[source].kind, bytes(self._ids[winner]).decode()))
+        return found
+
+    def _winner(self, row: int) -> int:
+        while (other := int(self._same_as[row])) != UNIQUE:
+            row = other
+        return row
+
+    def _rank(self, row: int, name: bytes) -> tuple[int, bytes, int]:
+        """Order in which rows win: sources of others as given, then candidates by id."""
+        return (min(row, self.first_candidate), name, row)
+
+    def _chunks(self) -> Iterator[tuple[int, Source, Chunk]]:
+        row = 0
+        for source in self.sources:
+            with Store(source.path, source.schema, verify=False) as store:
+                for chunk in store.chunks(CHUNK):
+                    yield row, source, chunk
+                    row += len(chunk)
+
+    def _find(self) -> None:
+        if self.total == self.first_candidate:
+            return
+        self._spool_records()
+        needed = np.memmap(self.scratch / "needed", "i4", "w+", shape=(self.total,))  # bucket + 1, 0: not needed
+        for bucket in range(self.buckets):
+            self._settle_prints(bucket, needed)
+        self._spool_crystals(needed)
+        for bucket in range(self.buckets):
+            self._settle_matches(bucket)
+            report_progress(bucket + 1, self.buckets, "buckets", "matching")
+
+    def _spool_records(self) -> None:
+        """Write what is needed to compare rows into buckets; equal rows of one chunk are settled at once."""
+        for start, source, chunk in self._chunks():
+            assert chunk.crystals is not None
+            rows = np.arange(start, start + len(chunk))
+            self._ids[rows], self._same_as[rows] = chunk.candidate_id, UNIQUE
+            records = np.zeros(len(chunk), RECORD)
+            records["formula"] = formula_keys(chunk.crystals)
+            records["group"] = chunk.columns[source.group_column]
+            records["print"] = fingerprints(chunk.crystals)
+            records["id"], records["row"] = chunk.candidate_id, rows
+            records = self._collapse(records)
+            bucket_of = records["formula"] % np.uint64(self.buckets)
+            for bucket in np.unique(bucket_of).tolist():
+                with (self.scratch / f"records_{bucket}").open("ab") as handle:
+                    handle.write(records[bucket_of == bucket].tobytes())
+            report_progress(start + len(chunk), self.total, "crystals", "hashing")
+
+    def _collapse(self, records: NDArray[Any]) -> NDArray[Any]:
+        """Keep the winner of every set of equal fingerprints and note it for the others."""
+        if len(records) == 0:
+            return records
+        source = np.minimum(records["row"], self.first_candidate)
+        prints = records["print"]
+        # The same arrays within a tolerance may get different groups; the prefilter keeps those apart.
+        order = np.lexsort((records["row"], records["id"], source, records["group"], prints[:, 1], prints[:, 0]))
+        records = records[order]
+        new = np.ones(len(records), bool)
+        new[1:] = (records["print"][1:] != records["print"][:-1]).any(axis=1)
+        new[1:] |= records["group"][1:] != records["group"][:-1]
+        winner = records["row"][np.flatnonzero(new)[np.cumsum(new) - 1]]
+        lost = ~new & (records["row"] >= self.first_candidate)
+        self._same_as[records["row"][lost]] = winner[lost]
+        kept: NDArray[Any] = records[new]
+        return kept
+
+    def _records(self, bucket: int) -> NDArray[Any]:
+        path = self.scratch / f"records_{bucket}"
+        return np.fromfile(path, RECORD) if path.exists() else np.zeros(0, RECORD)
+
+    def _settle_prints(self, bucket: int, needed: NDArray[np.int32]) -> None:
+        """Settle equal fingerprints across chunks and mark the rows that StructureMatcher has to see."""
+        records = self._collapse(self._records(bucket))
+        kept = []
+        for family in _families(records):
+            open_question = (family["row"] >= self.first_candidate).any() and len(family) > 1
+            if open_question:
+                kept.append(family)
+                needed[family["row"]] = bucket + 1
+        path = self.scratch / f"records_{bucket}"
+        path.unlink(missing_ok=True)
+        if kept:
+            path.write_bytes(np.concatenate(kept).tobytes())
+
+    def _spool_crystals(self, needed: NDArray[np.int32]) -> None:
+        for start, _, chunk in self._chunks():
+            assert chunk.crystals is not None
+            wanted = np.asarray(needed[start : start + len(chunk)])
+            for mark in np.unique(wanted[wanted > 0]).tolist():
+                index = np.flatnonzero(wanted == mark)
+                part = chunk.crystals[index]
+                with (self.scratch / f"crystals_{mark - 1}").open("ab") as handle:
+                    for array in (index + start, part.lattice, part.atom_offsets, part.numbers, part.frac_coords):
+                        np.save(handle, array, allow_pickle=False)
+
+    def _settle_matches(self, bucket: int) -> None:
+        records = self._records(bucket)
+        if len(records) == 0:
+            return
+        rows, crystals = _load_crystals(self.scratch / f"crystals_{bucket}")
+        where = {row: i for i, row in enumerate(rows.tolist())}
+        for family in _families(records):
+            self._match_family(family, {row: crystals.structure(where[row]) for row in family["row"].tolist()})
+
+    def _match_family(self, family: NDArray[Any], structures: dict[int, Structure]) -> None:
+        """Compare every candidate of a family with all that win over it, lowest id first."""
+        rows, names, groups = family["row"].tolist(), family["id"].tolist(), family["group"].tolist()
+        kept: list[tuple[int, int, Structure]] = []
+        for row, _, group in sorted(zip(rows, names, groups, strict=True), key=lambda e: self._rank(e[0], e[1])):
+            structure = self.matcher.reduce(structures[row])
+            if row >= self.first_candidate:
+                for other, its_group, winner in kept:
+                    if (group == its_group or 0 in (group, its_group)) and self.matcher.same(winner, structure):
+                        self._same_as[row] = other
+                        break
+            if self._same_as[row] == UNIQUE:
+                kept.append((row, group, structure))
+
+
+def find_known(
+    crystals: Crystals, groups: Sequence[int] | NDArray, known: Source, settings: DuplicateSettings
+) -> list[str]:
+    """For each of a few crystals the id of a known one that it equals, else "".
+
+    Args:
+        crystals: n crystals, all held in memory.
+        groups: n space-group numbers; 0 where unknown.
+        known: the store to look in, read in chunks.
+        settings: StructureMatcher's tolerances.
+    """
+    found = [""] * len(crystals)
+    matcher = CrystalMatcher(settings)
+    keys = formula_keys(crystals)
+    reduced = [matcher.reduce(structure) for structure in crystals.structures()]
+    with Store(known.path, known.schema) as store:
+        for chunk in store.chunks():
+            assert chunk.crystals is not None
+            its_keys, its_groups = formula_keys(chunk.crystals), chunk.columns[known.group_column]
+            for i in range(len(crystals)):
+                for j in np.flatnonzero(its_keys == keys[i]).tolist():
+                    comparable = 0 in (groups[i], its_groups[j]) or groups[i] == its_groups[j]
+                    if found[i] or not comparable:
+                        continue
+                    if matcher.same(matcher.reduce(chunk.crystals.structure(j)), reduced[i]):
+                        found[i] = bytes(chunk.candidate_id[j]).decode()
+    return found
+
+
+def _families(records: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Records of one formula and one space group; of one formula if the space group of one of them is not known."""
+    records = records[np.lexsort((records["row"], records["group"], records["formula"]))]
+    for same in np.split(records, np.flatnonzero(np.diff(records["formula"])) + 1):
+        if len(same) == 0 or (same["group"] == 0).any():
+            yield same
+        else:
+            yield from np.split(same, np.flatnonzero(np.diff(same["group"])) + 1)
+
+
+def _load_crystals(path: Path) -> tuple[NDArray[np.int64], Crystals]:
+    rows, parts = [], []
+    with path.open("rb") as handle:
+        end = path.stat().st_size
+        while handle.tell() < end:
+            index, lattice, offsets, numbers, frac = (np.load(handle, allow_pickle=False) for _ in range(5))
+            rows.append(index)
+            parts.append(Crystals(lattice, offsets, numbers, frac))
+    return np.concatenate(rows), Crystals.concatenate(parts)
