@@ -1,0 +1,191 @@
+"""What a campaign needs of this machine, what is there, and what to do about what is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from sluice.config import Config
+from sluice.driver.launch import count_gpus, environment
+from sluice.errors import MissingProgramError, SluiceError
+
+INSTALL_ESPRESSO = "apt-get install quantum-espresso (Debian, Ubuntu), conda install -c conda-forge qe, or a module"
+# Measured on finished campaigns: bytes a candidate leaves in all stores of its round, and what a pw.x run needs.
+BYTES_PER_CANDIDATE = 600
+FILES_PER_CALCULATION = 12
+BYTES_PER_CALCULATION = 4 << 20
+SCRATCH_BYTES_PER_CALCULATION = 200 << 20
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at: ``ok`` is None for what a campaign can do without."""
+
+    name: str
+    ok: bool | None
+    found: str
+    advice: str = ""
+
+
+@dataclass(frozen=True)
+class Space:
+    """Estimated disk use: stores and results that stay, working files while DFT runs, and number of files."""
+
+    kept_bytes: int
+    scratch_bytes: int
+    files: int
+
+
+def estimate_space(config: Config) -> Space:
+    """Estimate what a campaign writes; an upper bound for DFT, whose budget may pay for fewer calculations."""
+    # ASSUME: as many calculations as the shortlist may hold plus one reference for every element of the chemistry.
+    calculations = config.rounds * config.screen.shortlist.max_candidates + len(config.chemistry.elements)
+    kept = config.rounds * config.generate.candidates * BYTES_PER_CANDIDATE + calculations * BYTES_PER_CALCULATION
+    files = calculations * FILES_PER_CALCULATION + 200 * config.rounds
+    return Space(kept, config.validate_.batches * SCRATCH_BYTES_PER_CALCULATION, files)
+
+
+def check_packages() -> Check:
+    """Whether every Python package that this one requires is there in a version that will do."""
+    problems = []
+    for text in requires("sluice-crystals") or []:
+        requirement = Requirement(text)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            found = version(requirement.name)
+        except PackageNotFoundError:
+            problems.append(f"{requirement.name} is missing")
+            continue
+        if not requirement.specifier.contains(found, prereleases=True):
+            problems.append(f"{requirement.name} is {found}, needs {requirement.specifier}")
+    if problems:
+        return Check("python packages", False, "; ".join(problems), "make install, or pip install -r requirements.lock")
+    return Check("python packages", True, f"all there (sluice {version('sluice-crystals')})")
+
+
+def check_gpu(config: Config) -> Check:
+    """Whether models can be trained where the configuration says."""
+    if importlib.util.find_spec("torch") is None:
+        return Check("GPU", config.train.device != "cuda", "torch is not installed", "make install")
+    import torch
+
+    listed = count_gpus()
+    if torch.cuda.is_available():
+        return Check("GPU", True, f"{torch.cuda.device_count()} × {torch.cuda.get_device_name(0)}")
+    advice = "none needed, training takes the CPU" if not listed else "torch has no CUDA: see envs/python-cuda.yaml"
+    if config.train.device == "cuda":
+        return Check("GPU", False, "none that torch can use", "set train.device to auto, or " + advice)
+    return Check("GPU", None, "none" if not listed else f"{listed} GPUs that torch cannot use", advice)
+
+
+def find_program(command: str) -> str | None:
+    """Absolute path of a program given by name or path."""
+    return shutil.which(str(Path(command).expanduser()) if command.startswith("~") else command)
+
+
+def check_code(config: Config) -> Check:
+    """Whether the first-principles program is there."""
+    command = config.validate_.command
+    path = find_program(command)
+    if path is None:
+        return Check(command, False, "not found", f"{INSTALL_ESPRESSO}; or set validate.command to its path")
+    return Check(command, True, path)
+
+
+def check_launcher(config: Config) -> Check:
+    """Whether the program that starts MPI ranks is there and starts one."""
+    words = config.validate_.launch.format(ranks=1).split()
+    if not words:
+        return Check("launcher", True, "none asked for (validate.launch is empty)")
+    path = find_program(words[0])
+    advice = f"{INSTALL_ESPRESSO}; or set validate.launch"
+    if path is None:
+        return Check(words[0], False, "not found", advice)
+    if Path(path).name != "mpirun":
+        return Check(words[0], True, path)
+    try:
+        tried = subprocess.run(
+            [*words, "true"], capture_output=True, text=True, timeout=60, check=False, env=environment(local=False)
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Check(words[0], False, f"{path} does not start: {error}", advice)
+    if tried.returncode != 0:
+        reason = next((line for line in tried.stderr.splitlines() if line.strip(" -")), "no message")
+        return Check(words[0], False, f"{path} does not start a process: {reason}", advice)
+    return Check(words[0], True, path)
+
+
+def check_pseudos(config: Config) -> Check:
+    """Whether the pseudopotentials of the campaign's elements are there and are the right ones."""
+    from sluice.validate.pseudos import find_pseudos
+
+    try:
+        library = find_pseudos(config.validate_.pseudos)
+    except SluiceError as error:
+        return Check("pseudopotentials", False, str(error).split(";", maxsplit=1)[0], "sluice pseudos install")
+    if problems := library.check(config.chemistry.elements):
+        return Check("pseudopotentials", False, problems[0], "sluice pseudos install")
+    return Check("pseudopotentials", True, f"{library.directory} ({', '.join(config.chemistry.elements)} verified)")
+
+
+def _nearest(path: Path) -> Path:
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
+def check_directory(name: str, path: Path, needed: int, advice: str) -> Check:
+    """Whether a directory (or the one it would be made in) can be written and has space."""
+    place = _nearest(path)
+    try:
+        with tempfile.NamedTemporaryFile(dir=place, prefix=".sluice-doctor-"):
+            pass
+        free = shutil.disk_usage(place).free
+    except OSError as error:
+        return Check(name, False, f"{path} cannot be written: {error.strerror or error}", advice)
+    text = f"{path}: {free / 2**30:.1f} GiB free, about {needed / 2**30:.1f} GiB needed"
+    return Check(name, free >= needed, text, advice if free < needed else "")
+
+
+def check_slurm() -> Check:
+    """Whether a SLURM cluster is at hand."""
+    if find_program("sbatch") is None:
+        return Check("SLURM", None, "not found", "none needed on one machine; on a cluster run where sbatch is")
+    return Check("SLURM", True, str(find_program("sbatch")))
+
+
+def examine(config: Config) -> list[Check]:
+    """Look at everything that a campaign needs."""
+    space = estimate_space(config)
+    scratch = config.validate_.scratch or config.library
+    return [
+        check_packages(),
+        check_gpu(config),
+        check_code(config),
+        check_launcher(config),
+        check_pseudos(config),
+        check_directory("results", config.results, space.kept_bytes, "set results to a directory with space"),
+        check_directory("scratch", scratch, space.scratch_bytes, "set validate.scratch to a directory with space"),
+        Check("files", None, f"about {space.files} files at most will be kept", ""),
+        check_slurm(),
+    ]
+
+
+def require_programs(config: Config) -> None:
+    """Refuse to start a campaign whose last stage could not run.
+
+    Raises:
+        MissingProgramError: naming everything that is missing and what to do about it.
+    """
+    missing = [c for c in (check_code(config), check_launcher(config), check_pseudos(config)) if c.ok is False]
+    if missing:
+        lines = [f"  {check.name}: {check.found}\n    -> {check.advice}" for check in missing]
+        raise MissingProgramError("the campaign cannot run:\n" + "\n".join(lines))

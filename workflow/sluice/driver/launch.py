@@ -1,0 +1,163 @@
+"""Run Snakemake on a campaign as a child that cannot outlive its driver."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import yaml
+
+from sluice.config import Config
+from sluice.driver.processes import driver_token, end_processes, started_by
+from sluice.errors import SluiceError
+from sluice.step import DRIVER_VARIABLE
+
+CONFIG_COPY = "config.yaml"
+DRIVER_LOG = "logs/driver.log"
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How Snakemake is to run: cores (None: the profile's), profile (name under profiles/ or path), last rules."""
+
+    cores: int | None = None
+    profile: str | None = None
+    until: tuple[str, ...] = ()
+
+
+def find_profile(name: str | None, repository: Path) -> Path:
+    """The directory of a Snakemake profile given by name or path.
+
+    Raises:
+        SluiceError: if there is none; lists those of the repository.
+    """
+    for folder in (repository / "profiles" / (name or "default"), Path(name or "default")):
+        if (folder / "config.yaml").is_file():
+            return folder.absolute()
+    known = ", ".join(sorted(p.parent.name for p in (repository / "profiles").glob("*/config.yaml")))
+    raise SluiceError(f"--profile {name}: no such profile; there are: {known}, or give a directory with a config.yaml")
+
+
+def store_config(config: Config) -> Path:
+    """Write the configuration with absolute paths into the campaign's directory; what ``resume`` runs."""
+    path = config.workdir / CONFIG_COPY
+    text = "# Written by `sluice run`: the configuration last used, with absolute paths.\n"
+    text += yaml.safe_dump(config.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{CONFIG_COPY}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+    return path
+
+
+def count_gpus() -> int:
+    """Number of NVIDIA GPUs that may be used here."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([name for name in visible.split(",") if name.strip() and name.strip() != "-1"])
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return 0
+    try:
+        listed = subprocess.run([program, "-L"], capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines()) if listed.returncode == 0 else 0
+
+
+def environment(*, local: bool = True) -> dict[str, str]:
+    """The environment of a run: this Python first on the path, root may use MPI, local steps tied to this driver."""
+    values = dict(os.environ)
+    values["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{values.get('PATH', os.defpath)}"
+    values.pop(DRIVER_VARIABLE, None)
+    if local:  # jobs of a cluster live on when their driver dies
+        values[DRIVER_VARIABLE] = driver_token()
+    if os.geteuid() == 0:
+        values |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    return values
+
+
+class Workflow:
+    """Snakemake for one campaign.
+
+    Args:
+        repository: folder with the Snakefile.
+        configfile: the campaign's configuration.
+        options: cores, profile, last rules.
+    """
+
+    def __init__(self, repository: Path, configfile: Path, options: RunOptions) -> None:
+        self.repository, self.configfile, self.options = repository, configfile.absolute(), options
+        self.profile = find_profile(options.profile, repository)
+        settings = yaml.safe_load((self.profile / "config.yaml").read_text(encoding="utf-8")) or {}
+        self.is_local = settings.get("executor", "local") == "local"
+
+    def command(self, *words: str) -> list[str]:
+        """The command line, options of the run included."""
+        command = [sys.executable, "-m", "snakemake", "--snakefile", str(self.repository / "Snakefile")]
+        command += ["--configfile", str(self.configfile), "--workflow-profile", str(self.profile)]
+        if self.options.cores is not None:
+            command += ["--cores", str(self.options.cores)]
+        if self.is_local and (gpus := count_gpus()):
+            command += ["--resources", f"gpu={gpus}"]
+        if self.options.until:
+            command += ["--until", *self.options.until]
+        return [*command, *words]
+
+    def ask(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run Snakemake for a moment (unlock, touch …) and keep what it prints."""
+        plain = Workflow(self.repository, self.configfile, RunOptions(cores=1, profile=self.options.profile))
+        return subprocess.run(
+            [*plain.command(), *words],
+            cwd=self.repository,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def dry_run(self) -> int:
+        """Print every job that would run; the exit code."""
+        return subprocess.run(self.command("--dry-run"), cwd=self.repository, env=environment(), check=False).returncode
+
+    def start(self, log: IO[bytes]) -> subprocess.Popen[bytes]:
+        """Start the run; the child has a process group of its own, and the kernel kills it when this process dies."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "sluice.driver.child", str(os.getpid()), *self.command()],
+            cwd=self.repository,
+            env=environment(local=self.is_local),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            process_group=0,
+        )
+
+
+def stop(child: subprocess.Popen[bytes], *, patience: float = 10.0) -> None:
+    """End a run: Snakemake starts nothing more, steps write their last words, then what is left is killed."""
+    if child.poll() is None:
+        child.send_signal(signal.SIGTERM)
+    end_processes((p for p in started_by(driver_token()) if p.pid != child.pid), patience=patience)
+    try:
+        child.wait(timeout=patience)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+    end_processes(started_by(driver_token()))
+
+
+def require_inside(rules: Sequence[str], until: Sequence[str]) -> None:
+    """Refuse names that are no rules.
+
+    Raises:
+        SluiceError: naming them and the rules there are.
+    """
+    if unknown := [name for name in until if name not in rules]:
+        raise SluiceError(f"--until {' '.join(unknown)}: no such step; steps are: {', '.join(rules)}")

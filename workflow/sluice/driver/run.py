@@ -1,0 +1,202 @@
+"""One run of a campaign from its lease to its last word."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+
+from sluice.config import Config
+from sluice.config_file import load_config
+from sluice.driver.doctor import estimate_space, require_programs
+from sluice.driver.launch import (
+    CONFIG_COPY,
+    DRIVER_LOG,
+    RunOptions,
+    Workflow,
+    environment,
+    require_inside,
+    stop,
+    store_config,
+)
+from sluice.driver.lease import Lease
+from sluice.driver.rules import Rule, read_rules, repository
+from sluice.driver.settle import settle
+from sluice.driver.view import LiveView, PlainView, failures_since, jobs_to_run
+from sluice.errors import ConfigError, SluiceError
+
+STAGES_WITHOUT_DFT = ("curate", "train", "generate", "screen")
+
+
+class Stopped(Exception):
+    """A signal asked the driver to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+def run_campaign(config: Config, options: RunOptions, console: Console) -> int:
+    """Run a campaign to its end, or go on with it; the exit code.
+
+    Raises:
+        MissingProgramError: if the campaign's last stage could not run.
+        LeaseError: if another driver is at work.
+    """
+    folder = repository()
+    rules = read_rules(folder / "workflow" / "rules")
+    require_inside(list(rules), options.until)
+    if not options.until or any(rules[name].stage not in STAGES_WITHOUT_DFT for name in options.until):
+        require_programs(config)
+    _warn_of_space(config, console)
+    began = time.monotonic()
+    with _signals():
+        try:
+            with Lease(config.workdir, on_loss=partial(os.kill, os.getpid(), signal.SIGTERM)) as lease:
+                same = is_last_config(config)
+                workflow = Workflow(folder, store_config(config), options)
+                dead = lease.previous.driver if lease.previous else None
+                settled = settle(config.workdir, rules, dead_driver=dead, same_config=same, snakemake=workflow.ask)
+                if text := settled.describe():
+                    console.print(f"settled an interrupted run: {text}", highlight=False)
+                code = _drive(config, rules, workflow, console)
+        except Stopped as request:
+            console.print(f"stopped by {request}; `sluice resume` goes on from here", style="yellow", highlight=False)
+            return 128 + request.number
+    _last_words(config, code, time.monotonic() - began, console)
+    return code
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Turn SIGINT, SIGTERM and SIGHUP into ``Stopped``, once: what ends the run must not be interrupted itself."""
+
+    def ask(number: int, _: FrameType | None) -> None:
+        for name in before:
+            signal.signal(name, signal.SIG_IGN)
+        raise Stopped(number)
+
+    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    for name in before:
+        signal.signal(name, ask)
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+
+def is_last_config(config: Config) -> bool:
+    """Whether the campaign's last run had this very configuration."""
+    try:
+        return load_config(config.workdir / CONFIG_COPY) == config
+    except ConfigError:
+        return False
+
+
+def _drive(config: Config, rules: dict[str, Rule], workflow: Workflow, console: Console) -> int:
+    log = config.workdir / DRIVER_LOG
+    log.parent.mkdir(parents=True, exist_ok=True)
+    began = time.time()
+    with log.open("ab") as handle:
+        start = handle.tell()
+        child = workflow.start(handle)
+        view: PlainView | LiveView
+        if console.is_terminal:
+            view = LiveView(config, rules, console, partial(jobs_to_run, log, start))
+        else:
+            view = PlainView(config, console)
+        try:
+            with view:
+                while True:
+                    try:
+                        code = child.wait(timeout=1.0)
+                        break
+                    except subprocess.TimeoutExpired:
+                        view.update()
+        finally:
+            stop(child)
+    if code != 0:
+        _explain(config, log, start, began, console)
+    return code
+
+
+def _explain(config: Config, log: Path, start: int, began: float, console: Console) -> None:
+    """Say which steps failed and why; without a failed step, what Snakemake said last."""
+    console.print("[bold red]The run failed.[/]")
+    failed = failures_since(config.workdir, began)
+    for attempt in failed:
+        reason = attempt.reason or "killed (out of memory?)"
+        where = config.workdir / attempt.log if attempt.log else log
+        console.print(f"{attempt.job}: {reason}\n  log: {where}", style="red", markup=False, highlight=False)
+    if not failed:
+        with log.open("rb") as handle:
+            handle.seek(start)
+            tail = handle.read().decode(errors="replace").strip().splitlines()[-15:]
+        console.print("\n".join(tail), markup=False, highlight=False)
+    console.print(f"Snakemake's log: {log}", highlight=False, soft_wrap=True)
+
+
+def _last_words(config: Config, code: int, seconds: float, console: Console) -> None:
+    """Print the table of validated crystals, where the report is, and the wall time."""
+    minutes = f"{seconds / 60:.1f} min" if seconds >= 120 else f"{seconds:.0f} s"
+    page, summary = (config.workdir / "report" / name for name in ("index.html", "summary.json"))
+    if code == 0 and page.exists() and summary.exists():
+        from sluice.report.summarize import summary_table
+
+        console.print(summary_table(json.loads(summary.read_text(encoding="utf-8"))))
+        console.print(f"report: {page}", highlight=False, soft_wrap=True)
+    console.print(f"wall time: {minutes}", highlight=False)
+
+
+def _warn_of_space(config: Config, console: Console) -> None:
+    space = estimate_space(config)
+    config.results.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(config.results).free
+    if free < space.kept_bytes + space.scratch_bytes:
+        needed = (space.kept_bytes + space.scratch_bytes) / 2**30
+        console.print(
+            f"{config.results}: {free / 2**30:.1f} GiB free, the campaign may need {needed:.1f} GiB", style="yellow"
+        )
+
+
+def rebuild_report(config: Config) -> Path:
+    """Build the report from the stores there are; the page.
+
+    Raises:
+        SluiceError: if there is no finished round yet, or the report cannot be built.
+    """
+    workdir = config.workdir
+    decisions = [f"round_{n}/decision.h5" for n in range(1, config.rounds + 1)]
+    decisions = [name for name in decisions if (workdir / name).exists()]
+    if not decisions:
+        raise SluiceError(f"{workdir}: no round is finished yet, so there is nothing to report; see `sluice status`")
+    command = [
+        sys.executable,
+        "-m",
+        "sluice.report.build_report",
+        "--dataset",
+        "curate/dataset.h5",
+        "--decisions",
+        *decisions,
+    ]
+    command += ["--configuration", json.dumps(config.model_dump(mode="json", by_alias=True), sort_keys=True)]
+    command += ["--html", "report/index.html", "--summary", "report/summary.json", "--table", "report/validated.csv"]
+    command += ["--cifs", "report/cifs", "--log", "logs/build_report.log"]
+    done = subprocess.run(command, cwd=workdir, env=environment(), capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SluiceError(
+            f"the report could not be built: {done.stderr.strip()} (log: {workdir}/logs/build_report.log)"
+        )
+    return workdir / "report" / "index.html"

@@ -1,0 +1,208 @@
+"""How far a campaign is, read from its attempts file and its stores: the table of ``sluice status``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sluice.attempts import ATTEMPTS_FILE, Attempt, read_attempts
+from sluice.config import Config
+from sluice.driver.lease import is_alive, read_lease
+from sluice.driver.rules import Rule
+from sluice.errors import StoreError
+from sluice.store import Store
+
+BEST = 5  # candidates shown
+
+
+@dataclass
+class RuleState:
+    """One rule: its stage, how many jobs it has in all, the latest attempt of each job, earlier continuations."""
+
+    name: str
+    stage: str
+    total: int
+    latest: dict[str, Attempt] = field(default_factory=dict)
+    continued: int = 0
+
+    def count(self, *states: str) -> int:
+        """Jobs whose latest attempt is in one of the states."""
+        return sum(attempt.state in states for attempt in self.latest.values())
+
+    @property
+    def done(self) -> int:
+        """Jobs that ended well."""
+        return self.count("done")
+
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU time of the latest attempts that have ended."""
+        return sum(attempt.cpu_seconds for attempt in self.latest.values())
+
+    @property
+    def progress(self) -> str:
+        """How far the running jobs are, e.g. ``relaxing 12/50 crystals``."""
+        texts = []
+        for attempt in self.latest.values():
+            if attempt.state == "running":
+                texts.append(progress_text(attempt.progress) or f"{time.time() - attempt.started:.0f} s")
+        return "; ".join(texts[:2]) + (f" (+{len(texts) - 2})" if len(texts) > 2 else "")
+
+
+def progress_text(progress: dict[str, Any]) -> str:
+    """Progress of one step in words, empty if it has not told any."""
+    if not progress:
+        return ""
+    done, total = progress.get("done") or 0, progress.get("total")
+    amount = f"{done:g}" if total is None else f"{done:g}/{total:g}"
+    return " ".join(part for part in (progress.get("message", ""), amount, progress.get("unit", "")) if part)
+
+
+def expected_jobs(config: Config, rules: Iterable[str]) -> dict[str, int]:
+    """How many jobs each rule has in this campaign."""
+    batches = {
+        "generate_candidates": config.generate.batches,
+        "check_geometry": config.generate.batches,
+        "check_symmetry": config.generate.batches,
+        "check_charge": config.generate.batches,
+        "relax_candidates": config.screen.relax.batches,
+        "compute_references": config.validate_.batches,
+        "compute_compounds": config.validate_.batches,
+    }
+    once = {
+        "collect_crystals": 1,
+        "label_crystals": config.curate.batches,
+        "split_crystals": 1,
+        "build_report": 1,
+    }
+    return {name: once[name] if name in once else config.rounds * batches.get(name, 1) for name in rules}
+
+
+def read_states(config: Config, rules: dict[str, Rule]) -> dict[str, RuleState]:
+    """The state of every rule, in pipeline order."""
+    totals = expected_jobs(config, rules)
+    states = {name: RuleState(name, rule.stage, totals[name]) for name, rule in rules.items()}
+    for attempt in read_attempts(config.workdir / ATTEMPTS_FILE):
+        state = states.get(attempt.step)
+        if state is not None:
+            state.latest[attempt.job] = attempt
+            state.continued += attempt.outcome == "continued"
+    return states
+
+
+def driver_line(workdir: Path) -> str:
+    """Who drives the campaign, in words."""
+    holder = read_lease(workdir)
+    if holder is None:
+        return "not running"
+    if is_alive(holder, workdir, watch_seconds=0.0):
+        return f"running: {holder.describe()}"
+    return f"interrupted ({holder.describe()} is gone): `sluice resume` goes on"
+
+
+def states_table(states: dict[str, RuleState]) -> Table:
+    """Stage, step, jobs done, running, failed and continued, progress, CPU time."""
+    table = Table(title=None, pad_edge=False)
+    for name in ("stage", "step"):
+        table.add_column(name)
+    for name in ("done", "running", "failed", "continued"):
+        table.add_column(name, justify="right")
+    table.add_column("progress", overflow="fold")
+    table.add_column("CPU s", justify="right")
+    stage = ""
+    for state in states.values():
+        running, failed = state.count("running"), state.count("failed", "killed")
+        finished = state.done >= state.total
+        style = "green" if finished else "red" if failed else "bold" if running else "dim"
+        if state.stage != stage and stage:
+            table.add_section()
+        table.add_row(
+            state.stage if state.stage != stage else "",
+            Text(state.name, style=style),
+            f"{min(state.done, state.total)}/{state.total}",
+            str(running or ""),
+            str(failed or ""),
+            str(state.continued or ""),
+            state.progress,
+            f"{state.cpu_seconds:.0f}" if state.latest else "",
+        )
+        stage = state.stage
+    return table
+
+
+def best_candidates(config: Config, most: int = BEST) -> Table | None:
+    """The best candidates so far: of DFT where there are results, else of the ranking."""
+    validated, ranked = _validated_rows(config), _ranked_rows(config)
+    if not validated and not ranked:
+        return None
+    where = "by DFT" if validated else "by the interatomic potential, not DFT"
+    table = Table(title=f"best so far, {where}", title_justify="left")
+    for name in ("round", "formula", "space group", "eV/atom", ""):
+        table.add_column(name)
+    for row in sorted(validated or ranked)[:most]:
+        table.add_row(str(row.round), row.formula, str(row.space_group), f"{row.energy:.3f}", row.remark)
+    return table
+
+
+@dataclass(order=True)
+class _Candidate:
+    energy: float  # formation energy, eV/atom
+    round: int
+    formula: str
+    space_group: int
+    remark: str = ""
+
+
+def _validated_rows(config: Config) -> list[_Candidate]:
+    rows = []
+    for number, store in _open_stores(config, "validate/validated.h5", "validated"):
+        formulas = store.crystals().reduced_formulas()
+        values = [store.column(n) for n in ("formation_energy_ev_per_atom", "space_group", "converged", "confirmed")]
+        for formula, energy, group, converged, confirmed in zip(formulas, *values, strict=True):
+            if converged:
+                rows.append(_Candidate(float(energy), number, formula, int(group), "confirmed" if confirmed else ""))
+    return rows
+
+
+def _ranked_rows(config: Config) -> list[_Candidate]:
+    rows = []
+    for number, store in _open_stores(config, "screen/ranked.h5", "ranked"):
+        ranks = store.column("rank")
+        chosen = sorted(range(len(ranks)), key=lambda i: ranks[i])[:BEST]
+        energies, groups = store.column("mlip_formation_energy_ev_per_atom"), store.column("relaxed_space_group")
+        for i in chosen:
+            formula = store.crystals(i, i + 1).reduced_formulas()[0]
+            rows.append(_Candidate(float(energies[i]), number, formula, int(groups[i])))
+    return rows
+
+
+def _open_stores(config: Config, name: str, schema: str) -> Iterable[tuple[int, Store]]:
+    for number in range(1, config.rounds + 1):
+        path = config.workdir / f"round_{number}" / name
+        if path.exists():
+            try:
+                with Store(path, schema, verify=False) as store:
+                    yield number, store
+            except StoreError:
+                continue
+
+
+def status_view(config: Config, rules: dict[str, Rule]) -> RenderableType:
+    """Everything that ``sluice status`` shows."""
+    states = read_states(config, rules)
+    done = sum(min(s.done, s.total) for s in states.values())
+    total = sum(s.total for s in states.values())
+    head = Text(f"campaign {config.campaign}: {done}/{total} jobs done; {driver_line(config.workdir)}")
+    parts: list[RenderableType] = [head, states_table(states)]
+    if (best := best_candidates(config)) is not None:
+        parts.append(best)
+    if (page := config.workdir / "report" / "index.html").exists():
+        parts.append(Text(f"report: {page}"))
+    return Group(*parts)

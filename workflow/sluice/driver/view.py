@@ -1,0 +1,133 @@
+"""What a run shows while it runs: bars on a terminal, one line a job elsewhere."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from sluice.attempts import ATTEMPTS_FILE, Attempt, read_attempts
+from sluice.config import Config
+from sluice.driver.rules import Rule
+from sluice.driver.status import RuleState, progress_text, read_states
+
+_STATS_ROW = re.compile(rb"^(\w+)\s+(\d+)\s*$")
+
+
+def jobs_to_run(log: Path, start: int) -> dict[str, int]:
+    """Snakemake's table of job counts as printed to its log from byte ``start`` on; empty until it is there."""
+    with log.open("rb") as handle:
+        handle.seek(start)
+        lines = handle.read().splitlines()
+    counts: dict[str, int] = {}
+    inside = False
+    for line in lines:
+        if line.startswith(b"Job stats:"):
+            inside = True
+        elif inside and (match := _STATS_ROW.match(line)):
+            counts[match.group(1).decode()] = int(match.group(2))
+            if match.group(1) == b"total":
+                break
+    return counts
+
+
+class PlainView:
+    """One line for every job that starts or ends."""
+
+    def __init__(self, config: Config, console: Console) -> None:
+        self._path, self._console = config.workdir / ATTEMPTS_FILE, console
+        self._began = time.monotonic()
+        self._seen: dict[str, str] = {a.attempt: a.state for a in read_attempts(self._path)}
+
+    def __enter__(self) -> PlainView:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.update()
+
+    def update(self) -> None:
+        """Print what has happened since the last time."""
+        for attempt in read_attempts(self._path):
+            state = attempt.state
+            if self._seen.get(attempt.attempt) != state:
+                self._seen[attempt.attempt] = state
+                self._print(attempt, state)
+
+    def _print(self, attempt: Attempt, state: str) -> None:
+        seconds = time.monotonic() - self._began
+        clock = f"[{int(seconds) // 3600:d}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}]"
+        text = f"{clock} {attempt.job}: {'started' if state == 'running' else state}"
+        if attempt.ended is not None:
+            text += f" in {attempt.ended - attempt.started:.0f} s"
+        if attempt.reason:
+            text += f": {attempt.reason}"
+        self._console.print(text, style="red" if state in ("failed", "killed") else None, markup=False, highlight=False)
+
+
+class LiveView:
+    """A bar for every rule that has something to do."""
+
+    def __init__(
+        self, config: Config, rules: dict[str, Rule], console: Console, to_run: Callable[[], dict[str, int]]
+    ) -> None:
+        self._config, self._rules, self._to_run = config, rules, to_run
+        self._progress = Progress(
+            TextColumn("{task.fields[stage]:9}"),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("[dim]{task.fields[note]}"),
+            console=console,
+        )
+        self._bars = {
+            name: self._progress.add_task(name, stage=rule.stage, note="", visible=False, total=None)
+            for name, rule in rules.items()
+        }
+        self._live = Live(self._progress, console=console, refresh_per_second=4)
+
+    def __enter__(self) -> LiveView:
+        self._live.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.update()
+        self._live.__exit__(kind, error, trace)
+
+    def update(self) -> None:
+        """Redraw."""
+        to_run = self._to_run()
+        for name, state in read_states(self._config, self._rules).items():
+            self._progress.update(
+                self._bars[name],
+                total=state.total,
+                completed=min(state.done, state.total),
+                note=_note(state),
+                visible=name in to_run or bool(state.latest),
+            )
+
+
+def _note(state: RuleState) -> str:
+    running = [a for a in state.latest.values() if a.state == "running"]
+    failed = state.count("failed", "killed")
+    notes = [f"{failed} failed"] if failed and not running else []
+    notes += [progress_text(a.progress) for a in running if a.progress][:1]
+    if not notes and running:
+        notes = [f"{max(time.time() - a.started for a in running):.0f} s"]
+    return ", ".join(notes)
+
+
+def failures_since(workdir: Path, began: float) -> list[Attempt]:
+    """Jobs whose last attempt since ``began`` (seconds since the epoch) failed or was killed."""
+    latest: dict[str, Attempt] = {}
+    for attempt in read_attempts(workdir / ATTEMPTS_FILE):
+        if attempt.started >= began:
+            latest[attempt.job] = attempt
+    return [a for a in latest.values() if a.state in ("failed", "killed")]
