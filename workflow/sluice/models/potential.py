@@ -171,6 +171,16 @@ def energies(crystals: Crystals, *, device: str = "auto", batch_size: int = 16) 
     return found
 
 
+def why_no_energy(crystal: Crystals) -> str:
+    """Why the first of these crystals has no CHGNet energy; "" if nothing speaks against it."""
+    part = crystal.atoms_of(0)
+    try:
+        make_graph(crystal.lattice[0], crystal.numbers[part], crystal.frac_coords[part], load_chgnet("cpu"))
+    except PotentialError as error:
+        return f"{error.reason}: {error}"
+    return ""
+
+
 @lru_cache(maxsize=1)
 def reference_energies() -> NDArray[np.float64]:
     """(119,) energy in eV/atom of each element's ground state by atomic number; NaN where there is none.

@@ -1,0 +1,203 @@
+"""The table of ternary cubic prototypes on the quarter grid, and their decoration with elements.
+
+A prototype is three sites in one of the space groups 216, 221, 225, every coordinate a multiple of 1/4. The table
+holds every such arrangement with experimentally known members (ICSD flag) among the Materials Project's cubic
+ternaries; names of further arrangements found there only as hypothetical crystals are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import permutations
+
+import numpy as np
+from numpy.typing import NDArray
+from pymatgen.core import Element, Lattice, Structure
+from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
+
+from sluice.crystals import Crystals
+
+Coordinates = tuple[float, float, float]
+STAND_INS = ("Na", "Sr", "Rn")  # three elements that stand for the three sites while a cell is built
+
+
+@dataclass(frozen=True)
+class Prototype:
+    """Three occupied sites of a cubic space group.
+
+    Attributes:
+        name: its key; the configuration lists these.
+        space_group: international number.
+        wyckoff: Wyckoff letter of each site in the standard setting.
+        sites: one representative fractional coordinate of each site in the conventional cell.
+        multiplicities: atoms of each site in the conventional cell.
+        interchangeable: two sites that a shift of the origin exchanges, so that only one order of them is a crystal.
+        source: where it is described.
+    """
+
+    name: str
+    space_group: int
+    wyckoff: tuple[str, str, str]
+    sites: tuple[Coordinates, Coordinates, Coordinates]
+    multiplicities: tuple[int, int, int]
+    interchangeable: tuple[int, int] | None
+    source: str
+
+
+PROTOTYPES = (
+    Prototype(
+        "half-heusler",
+        216,
+        ("a", "b", "c"),
+        ((0.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
+        (4, 4, 4),
+        (0, 1),
+        "MgAgAs, Strukturbericht C1_b; e.g. LiAlSi",
+    ),
+    Prototype(
+        "heusler",
+        225,
+        ("a", "b", "c"),
+        ((0.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
+        (4, 4, 8),
+        (0, 1),
+        "AlCu2Mn, Strukturbericht L2_1; with an anion on 4a or 4b also known as inverse assignment",
+    ),
+    Prototype(
+        "perovskite",
+        221,
+        ("b", "a", "d"),
+        ((0.5, 0.5, 0.5), (0.0, 0.0, 0.0), (0.5, 0.0, 0.0)),
+        (1, 1, 3),
+        None,
+        "CaTiO3 cubic, Strukturbericht E2_1 (KMgF3); with a cation on 3d the antiperovskite, e.g. Ca3AlC, Na3OCl",
+    ),
+    Prototype(
+        "K2PtCl6",
+        225,
+        ("a", "c", "e"),
+        ((0.0, 0.0, 0.0), (0.25, 0.25, 0.25), (0.25, 0.0, 0.0)),
+        (4, 8, 24),
+        None,
+        "K2PtCl6, Strukturbericht J1_1; e.g. Rb2TeCl6 (mp-22975); x of 24e set to 1/4",
+    ),
+    Prototype(
+        "MgZrF6",
+        225,
+        ("a", "b", "e"),
+        ((0.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.25, 0.0, 0.0)),
+        (4, 4, 24),
+        (0, 1),
+        "ordered ReO3, e.g. MgZrF6 (mp-1025460), TiZrF6 (mp-16548); x of 24e set to 1/4",
+    ),
+    Prototype(
+        "Mg3NF3",
+        221,
+        ("b", "c", "d"),
+        ((0.5, 0.5, 0.5), (0.0, 0.5, 0.5), (0.5, 0.0, 0.0)),
+        (1, 3, 3),
+        None,
+        "Mg3NF3 (mp-7604), Ca3PCl3 (mp-29342): rock salt with an ordered quarter of one sort missing",
+    ),
+    Prototype(
+        "Ca6LiGe",
+        225,
+        ("a", "b", "d"),
+        ((0.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.0, 0.25, 0.25)),
+        (4, 4, 24),
+        (0, 1),
+        "Ca6LiGe (mp-12609), Pt6CuMn: a face-centred metal with two ordered guests",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class PrimitiveCell:
+    """A prototype's primitive standard cell for a conventional lattice constant of 1.
+
+    Attributes:
+        lattice: (3, 3) cell vectors in units of the lattice constant.
+        roles: (k,) which of the three sites each atom belongs to.
+        frac_coords: (k, 3) fractional coordinates.
+        contacts: (3, 3) shortest distance between the sites in units of the lattice constant.
+    """
+
+    lattice: NDArray[np.float64]
+    roles: NDArray[np.int64]
+    frac_coords: NDArray[np.float64]
+    contacts: NDArray[np.float64]
+
+
+def find_prototypes(names: tuple[str, ...], space_groups: tuple[int, ...]) -> list[Prototype]:
+    """The prototypes of these names (empty: all) that lie in these space groups, in the table's order."""
+    return [p for p in PROTOTYPES if (not names or p.name in names) and p.space_group in space_groups]
+
+
+@lru_cache(maxsize=64)
+def primitive_cell(prototype: Prototype) -> PrimitiveCell:
+    """Build the primitive standard cell once; decoration only exchanges atomic numbers."""
+    scale = 10.0
+    conventional = Structure.from_spacegroup(
+        prototype.space_group, Lattice.cubic(scale), list(STAND_INS), [list(site) for site in prototype.sites]
+    )
+    cell = SpacegroupAnalyzer(conventional, symprec=1e-3).get_primitive_standard_structure()
+    roles = np.array([STAND_INS.index(site.specie.symbol) for site in cell])
+    order = np.argsort(roles, kind="stable")
+    frac = np.round(np.mod(cell.frac_coords[order], 1.0) * 8) / 8 % 1.0
+    contacts = np.full((3, 3), np.inf)
+    for i, j, distance in zip(*(cell.get_neighbor_list(1.05 * scale)[k] for k in (0, 1, 3)), strict=True):
+        pair = roles[i], roles[j]
+        contacts[pair] = min(contacts[pair], distance / scale)
+    return PrimitiveCell(np.round(cell.lattice.matrix / scale, 9), roles[order], frac, contacts)
+
+
+def decorations(prototype: Prototype, elements: tuple[str, ...]) -> list[tuple[str, str, str]]:
+    """Every way to put three different elements on the three sites, orders of interchangeable sites once."""
+    chosen = []
+    for triple in permutations(sorted(elements), 3):
+        if prototype.interchangeable is not None:
+            first, second = prototype.interchangeable
+            if triple[first] > triple[second]:
+                continue
+        chosen.append(triple)
+    return chosen
+
+
+def crystal_id(prototype: Prototype, elements: tuple[str, str, str]) -> str:
+    """A name that is the same on every machine, e.g. ``perovskite_K-Mg-F``."""
+    return f"{prototype.name}_{'-'.join(elements)}"
+
+
+def decorate(
+    prototype: Prototype, decorations: list[tuple[str, str, str]], lattice_constants: NDArray[np.float64]
+) -> Crystals:
+    """Primitive crystals of one prototype.
+
+    Args:
+        prototype: the arrangement.
+        decorations: n triples of element symbols, one for each site.
+        lattice_constants: (n,) conventional lattice constants in Å.
+    """
+    n = len(decorations)
+    if n == 0:
+        return Crystals.empty()
+    cell = primitive_cell(prototype)
+    k = len(cell.roles)
+    numbers = np.array([[Element(e).Z for e in triple] for triple in decorations], dtype=np.uint8)
+    return Crystals(
+        cell.lattice[None] * np.asarray(lattice_constants, np.float64)[:, None, None],
+        np.arange(n + 1, dtype=np.int64) * k,
+        numbers[:, cell.roles].reshape(-1),
+        np.tile(cell.frac_coords, (n, 1)),
+    )
+
+
+def all_decorations(
+    prototypes: list[Prototype], elements: tuple[str, ...]
+) -> Iterator[tuple[Prototype, tuple[str, str, str]]]:
+    """Every decorated crystal of a chemistry, in a fixed order."""
+    for prototype in prototypes:
+        for triple in decorations(prototype, elements):
+            yield prototype, triple
