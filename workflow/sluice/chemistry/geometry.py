@@ -45,8 +45,8 @@ def min_distance_ratios(crystals: Crystals) -> NDArray[np.float64]:
     NaN for a crystal that is not finite, has no atoms or a flat cell.
     """
     ratios = np.full(len(crystals), np.nan)
-    usable = np.isfinite(crystals.lattice).all(axis=(1, 2)) & (crystals.n_atoms > 0)
-    usable &= np.where(usable, crystals.volumes, 0.0) > MIN_VOLUME
+    usable = np.asarray(np.isfinite(crystals.lattice).all(axis=(1, 2)) & (crystals.n_atoms > 0))
+    usable[usable] = np.abs(np.linalg.det(crystals.lattice[usable])) > MIN_VOLUME
     for all_rows, all_atoms in by_atom_count(crystals):
         k = all_atoms.shape[1]
         good = usable[all_rows] & np.isfinite(crystals.frac_coords[all_atoms]).all(axis=(1, 2))

@@ -125,7 +125,7 @@ def shortlist_candidates(
                 name = chunk.candidate_id[i : i + 1]
                 elements = {_symbol(int(z)) for z in chunk.crystals.numbers[chunk.crystals.atoms_of(i)]}
                 new = sorted(elements - set(known))
-                known |= known_references(library, new, code=dft.code, protocol=dft.protocol, tier=estimator.tier)
+                known |= known_references(library, new, dft, chemistry)
                 if taken >= settings.max_candidates:
                     writer.drop(name, ENOUGH_CANDIDATES)
                     continue
