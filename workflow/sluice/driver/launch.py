@@ -16,6 +16,7 @@ import yaml
 
 from sluice.config import Config
 from sluice.driver.processes import driver_token, end_processes, started_by
+from sluice.driver.rules import repository
 from sluice.errors import SluiceError
 from sluice.step import DRIVER_VARIABLE
 
@@ -79,6 +80,7 @@ def environment(*, local: bool = True) -> dict[str, str]:
     values.pop(DRIVER_VARIABLE, None)
     if local:  # jobs of a cluster live on when their driver dies
         values[DRIVER_VARIABLE] = driver_token()
+    values.setdefault("SLUICE_PACKAGE", str(repository()))  # what envs/*.yaml install
     if os.geteuid() == 0:
         values |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     return values

@@ -1,0 +1,71 @@
+# Sluice: `make campaign` runs the default campaign from nothing, `make test` tests everything.
+# All is installed into .venv; nothing is installed again while requirements.lock stays as it is.
+
+PYTHON ?= python3
+CONFIG ?= config/config.yaml
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH := $(shell grep '^torch==' requirements.lock)
+CONFIGS := $(wildcard config/*.yaml config/campaigns/*.yaml)
+SOURCES := workflow tests benchmarks docs config
+ROOT := $(shell id -u | grep -x 0)
+
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+ifeq ($(ROOT),0)
+export OMPI_ALLOW_RUN_AS_ROOT := 1
+export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
+endif
+
+.PHONY: campaign install programs test lint dry-runs docs clean
+
+campaign: install programs
+	sluice run $(CONFIG)
+
+install: $(VENV)/installed
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || \
+	    { echo "Sluice needs Python 3.11 or 3.12: make PYTHON=python3.11 …"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "python3 -m venv failed: apt-get install python3-venv"; exit 1; }
+
+# torch first: it is the largest, and what follows must not choose another one.
+$(VENV)/installed: requirements.lock pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+# pw.x and its pseudopotentials; without root it says what is missing (so does `sluice doctor`).
+programs: install
+	@if command -v pw.x >/dev/null && command -v mpirun >/dev/null; then :; \
+	elif [ "$(ROOT)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "installing Quantum ESPRESSO"; \
+	    apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y quantum-espresso >/dev/null; \
+	else \
+	    echo "pw.x is missing: apt-get install quantum-espresso (as root), or conda install -c conda-forge qe"; \
+	fi
+	@sluice pseudos install
+
+lint: install
+	ruff check workflow tests
+	ruff format --check workflow tests
+	snakefmt --quiet --check Snakefile workflow/rules
+	mypy workflow/sluice
+	codespell $(SOURCES) README.md CHANGELOG.md Makefile Snakefile
+	snakemake --lint
+
+dry-runs: install
+	@for config in $(CONFIGS); do \
+	    echo "dry run of $$config"; \
+	    snakemake --dry-run --quiet rules --configfile $$config >/dev/null || exit 1; \
+	done
+
+test: install programs lint dry-runs
+	pytest
+
+docs: install
+	python -m sluice.config_docs
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis workflow/*.egg-info
+	find . -name __pycache__ -type d -not -path './.venv/*' -exec rm -rf {} +
