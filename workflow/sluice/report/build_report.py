@@ -1,0 +1,75 @@
+"""The end of a campaign: one page to read and show, one file for machines, the crystals to take along."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from sluice.attempts import ATTEMPTS_FILE
+from sluice.config import Config
+from sluice.report.costs import read_costs
+from sluice.report.funnel import read_funnel
+from sluice.report.page import make_page
+from sluice.report.provenance import campaign_stores
+from sluice.report.summarize import make_summary, read_versions
+from sluice.report.validated import cif_text, csv_text, read_validated, write_cifs
+from sluice.step import report_progress, run_step
+
+
+def _write(path: Path, text: str) -> None:
+    """Write whole and replace."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def build_report(
+    *,
+    dataset: Path,
+    decisions: list[Path],
+    configuration: Config,
+    html: Path,
+    summary: Path,
+    table: Path,
+    cifs: Path,
+) -> None:
+    """Read the stores of the whole campaign and write its report.
+
+    Args:
+        dataset: the campaign's data set, ``curate/dataset.h5`` in its folder.
+        decisions: how each round ended, in order.
+        configuration: the campaign's.
+        html: the page, self-contained.
+        summary: the same for machines, JSON.
+        table: the crystals that went through DFT, CSV.
+        cifs: folder of their DFT-relaxed structures.
+
+    Raises:
+        StoreError: if a store is missing or damaged; names it.
+        SluiceError: if a step's candidates do not add up; names it.
+    """
+    folder = dataset.parent.parent
+    configuration = configuration.model_copy(update={"rounds": len(decisions)})  # `sluice report` may come early
+    report_progress(0, 4, "parts", "funnel", force=True)
+    funnel = read_funnel(configuration, folder)
+    costs = read_costs(folder / ATTEMPTS_FILE)
+    rounds = range(1, len(decisions) + 1)
+    crystals = read_validated({n: folder / f"round_{n}/validate/validated.h5" for n in rounds})
+    report_progress(1, 4, "parts", "crystals", force=True)
+    symprec = configuration.screen.symmetry.symprec
+    texts = {Path(c.row["cif"]).name: cif_text(c.structure, symprec) for c in crystals}
+    versions = read_versions(campaign_stores(configuration, folder))
+    content = make_summary(configuration.campaign, funnel, crystals, versions, costs)
+    report_progress(2, 4, "parts", "page", force=True)
+    page = make_page(configuration, folder, funnel, costs, crystals, texts, content)
+    report_progress(3, 4, "parts", "files", force=True)
+    write_cifs(cifs, texts)
+    _write(table, csv_text(crystals))
+    _write(summary, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    _write(html, page)
+
+
+if __name__ == "__main__":
+    run_step(build_report)

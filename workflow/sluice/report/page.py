@@ -1,0 +1,235 @@
+"""The page: everything the template shows, as plain values and figures."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from numpy.typing import NDArray
+from plotly.offline import get_plotlyjs
+
+from sluice.config import Config
+from sluice.report import figures_crystals, figures_models
+from sluice.report.costs import Costs
+from sluice.report.distributions import distributions_of
+from sluice.report.draw_funnel import draw_funnel
+from sluice.report.draw_structure import draw_structure
+from sluice.report.funnel import CANDIDATE_STEPS, TITLES, Funnel, Step, store_paths
+from sluice.report.provenance import (
+    calculation_settings,
+    campaign_stores,
+    configuration_yaml,
+    decisions,
+    describe_stores,
+)
+from sluice.report.validated import ValidatedCrystal
+from sluice.store import Store
+
+MOST_CRYSTALS = 300  # drawn and listed on the page; validated.csv has all
+MOST_FAILURES = 200
+
+
+@dataclass(frozen=True)
+class FailureLine:
+    """A candidate that failed (was not merely rejected)."""
+
+    round: int
+    step: str
+    candidate_id: str
+    reason: str
+    detail: str
+
+
+def script_json(value: Any) -> Markup:
+    """JSON that may stand inside a ``<script>`` element."""
+    text = value if isinstance(value, str) else json.dumps(value, allow_nan=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)  # noqa: S704  nothing in it can close the element
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: ``42 s``, ``3.5 min``, ``2.1 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def energy(value: float | None) -> str:
+    """Energy in eV/atom with a real minus sign; a dash where it is missing."""
+    return "–" if value is None else f"{value:.3f}".replace("-", "−")
+
+
+def formula_html(formula: str) -> Markup:
+    """A formula with its numbers as subscripts."""
+    parts: list[Markup] = []
+    for character in formula:
+        parts.append(Markup("<sub>{}</sub>" if character.isdigit() or character == "." else "{}").format(character))
+    return Markup("").join(parts).replace(Markup("</sub><sub>"), Markup(""))
+
+
+def _environment() -> Environment:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {
+        "duration": duration,
+        "energy": energy,
+        "formula": formula_html,
+        "thousands": lambda n: f"{n:,}",
+    }
+    return environment
+
+
+def _asset(name: str) -> str:
+    return (files("sluice.report") / name).read_text(encoding="utf-8")
+
+
+def read_failures(config: Config, folder: Path) -> tuple[list[FailureLine], int]:
+    """The candidates that failed, the DFT steps' first; at most ``MOST_FAILURES``, and how many there are."""
+    found, total = [], 0
+    for step in reversed(CANDIDATE_STEPS):
+        for number in range(1, config.rounds + 1):
+            for path in store_paths(step, config, folder, number):
+                with Store(path, step.schema, verify=False) as store:
+                    total += store.counts["failed"]
+                    if store.counts["failed"] and len(found) < MOST_FAILURES:
+                        found += _failures_of(store, step, number)
+    return found[:MOST_FAILURES], total
+
+
+def _failures_of(store: Store, step: Step, number: int) -> list[FailureLine]:
+    gone = store.failures()
+    rows = zip(gone.candidate_id, gone.kind, gone.reason, gone.detail, strict=True)
+    return [FailureLine(number, step.name, i, reason, detail) for i, kind, reason, detail in rows if kind == "failed"]
+
+
+def _energies(paths: Iterable[Path], schema: str, name: str) -> NDArray[np.float64]:
+    values = []
+    for path in paths:
+        with Store(path, schema, verify=False) as store:
+            values.append(store.column(name))
+    return np.concatenate(values) if values else np.zeros(0)
+
+
+def make_figures(config: Config, folder: Path, crystals: list[ValidatedCrystal]) -> dict[str, go.Figure | None]:
+    """Every figure by name; None where there is nothing to draw."""
+    rounds = range(1, config.rounds + 1)
+    train = {n: folder / f"round_{n}/train" for n in rounds}
+    curves = {
+        f"{model}_curves": figures_models.learning_curves(
+            {n: figures_models.read_metrics(train[n] / f"{model}_metrics.csv") for n in rounds}
+        )
+        for model in ("generator", "screener")
+    }
+    predictions = {n: figures_models.read_predictions(train[n] / "screener_test.h5") for n in rounds}
+    latest = max((n for n in rounds if len(predictions[n].target)), default=1)
+    dataset = [folder / "curate/dataset.h5"]
+    training = distributions_of(dataset, "dataset", "space_group", split="train")
+    by_name = {step.name: [p for n in rounds for p in store_paths(step, config, folder, n)] for step in CANDIDATE_STEPS}
+    generated = distributions_of(by_name["generate_candidates"], "candidates", "requested_space_group")
+    mlip = "mlip_formation_energy_ev_per_atom"
+    return {
+        **curves,
+        "roc": figures_models.roc_figure(predictions),
+        "scores": figures_models.score_figure(predictions[latest]),
+        "score_parity": figures_models.score_against_label(predictions[latest]),
+        "lattice": figures_crystals.lattice_figure(training, generated),
+        "space_groups": figures_crystals.space_group_figure(training, generated),
+        **{f"elements_{k}": v for k, v in figures_crystals.element_tables(training, generated).items()},
+        "energies": figures_crystals.energy_figure(
+            _energies(dataset, "dataset", "formation_energy_ev_per_atom"),
+            _energies(by_name["rank_candidates"], "ranked", mlip),
+            _energies(by_name["shortlist_candidates"], "shortlist", mlip),
+        ),
+        "dft_parity": figures_crystals.dft_parity(crystals),
+    }
+
+
+def headline(funnel: Funnel, crystals: list[ValidatedCrystal], costs: Costs) -> list[dict[str, str]]:
+    """The numbers at the top of the page."""
+    rows = {row.step: row.counts for row in funnel.total()}
+    confirmed = sum(c.row["confirmed"] for c in crystals)
+    return [
+        {"value": f"{rows['generate_candidates']['out']:,}", "name": "candidates generated"},
+        {"value": f"{rows['remove_duplicates']['out']:,}", "name": "passed the checks, new and distinct"},
+        {"value": f"{rows['relax_candidates']['out']:,}", "name": "relaxed with CHGNet"},
+        {"value": f"{rows['collect_energies']['in']:,}", "name": "sent to DFT"},
+        {"value": f"{confirmed:,}", "name": "confirmed by DFT", "class": "gold"},
+        {"value": duration(costs.cpu_seconds), "name": "CPU time"},
+        {"value": duration(costs.wall_seconds), "name": "wall time"},
+    ]
+
+
+def _drawings(crystals: list[ValidatedCrystal], symprec: float) -> list[dict[str, Any]]:
+    return [draw_structure(crystal.structure, symprec) for crystal in crystals]
+
+
+def make_page(
+    config: Config,
+    folder: Path,
+    funnel: Funnel,
+    costs: Costs,
+    crystals: list[ValidatedCrystal],
+    cifs: dict[str, str],
+    summary: dict[str, Any],
+) -> str:
+    """Render the page.
+
+    Args:
+        config: the campaign's configuration.
+        folder: the campaign's folder.
+        funnel: its sums; ``costs`` its attempts.
+        crystals: what came through DFT, best first; ``cifs`` their files' content by name.
+        summary: the content of ``summary.json``.
+
+    Raises:
+        StoreError: if a store is missing or damaged.
+    """
+    rounds = range(1, config.rounds + 1)
+    shown = crystals[:MOST_CRYSTALS]
+    figures = {name: figure for name, figure in make_figures(config, folder, crystals).items() if figure is not None}
+    failures, n_failures = read_failures(config, folder)
+    validate = [folder / f"round_{n}/validate/{name}.h5" for n in rounds for name in ("tasks", "validated")]
+    links = {
+        name: "data:chemical/x-cif;base64," + base64.b64encode(text.encode()).decode() for name, text in cifs.items()
+    }
+    template = _environment().from_string(_asset("template.html.jinja"))
+    return template.render(
+        campaign=config.campaign,
+        config=config,
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        headline=headline(funnel, crystals, costs),
+        funnel_picture=draw_funnel(funnel.total(), sum(c.row["confirmed"] for c in crystals)),
+        funnel=summary["funnel"],
+        database=summary["database"],
+        tasks=summary["tasks"],
+        rounds=summary["rounds"],
+        decisions=decisions({n: folder / f"round_{n}/decision.h5" for n in rounds}),
+        titles=TITLES,
+        costs=costs,
+        figures=figures,
+        figure_data={name: script_json(figure.to_json()) for name, figure in figures.items()},
+        crystals=[c.row for c in shown],
+        n_crystals=len(crystals),
+        n_confirmed=sum(c.row["confirmed"] for c in crystals),
+        links=links,
+        drawings=script_json(_drawings(shown, config.screen.symmetry.symprec)),
+        failures=failures,
+        n_failures=n_failures,
+        versions=summary["versions"],
+        calculation=calculation_settings(validate),
+        stores=describe_stores(campaign_stores(config, folder), folder),
+        configuration=configuration_yaml(config),
+        style=Markup(_asset("style.css")),  # noqa: S704  files of this package
+        viewer=Markup(_asset("viewer.js")),  # noqa: S704
+        plotly_js=Markup(get_plotlyjs()),  # noqa: S704
+    )

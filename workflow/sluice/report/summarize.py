@@ -1,0 +1,84 @@
+"""The machine-readable end of a campaign (``summary.json``) and its short form for the terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from sluice.report.costs import Costs
+from sluice.report.funnel import Funnel
+from sluice.report.validated import ValidatedCrystal
+from sluice.store import Store
+
+VALIDATED_KEYS = (
+    "id", "confirmed", "formula", "space_group", "formation_energy_ev_per_atom",
+    "formation_energy_corrected_ev_per_atom", "mlip_formation_energy_ev_per_atom", "code", "protocol", "converged",
+    "cif",
+)  # fmt: skip
+
+
+def read_versions(paths: Iterable[Path]) -> dict[str, str]:
+    """Versions of everything that wrote the stores, by package; several are joined by commas."""
+    found: dict[str, set[str]] = {}
+    for path in paths:
+        with Store(path, verify=False) as store:
+            for name, value in json.loads(store.attributes["created_with"]).items():
+                found.setdefault(name, set()).add(str(value))
+    return {name: ", ".join(sorted(values)) for name, values in sorted(found.items())}
+
+
+def make_summary(
+    campaign: str, funnel: Funnel, crystals: list[ValidatedCrystal], versions: dict[str, str], costs: Costs
+) -> dict[str, Any]:
+    """The content of ``summary.json``.
+
+    Everything but ``versions`` and ``cpu_seconds`` is the same whether or not the campaign was interrupted.
+    """
+    return {
+        "campaign": campaign,
+        "funnel": [row.as_dict() for row in funnel.total()],
+        "validated": [{key: crystal.row[key] for key in VALIDATED_KEYS} for crystal in crystals],
+        "versions": versions,
+        "cpu_seconds": {step: round(cost.cpu_seconds, 2) for step, cost in costs.steps.items()},
+        "rounds": [{"round": n, "funnel": [row.as_dict() for row in rows]} for n, rows in funnel.rounds.items()],
+        "database": [row.as_dict() for row in funnel.database],
+        "tasks": [row.as_dict() for row in funnel.tasks],
+    }
+
+
+def _energy(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def summary_table(summary: dict[str, Any]) -> Table:
+    """The confirmed crystals of a campaign for the terminal.
+
+    Args:
+        summary: the content of ``summary.json``.
+    """
+    confirmed = [row for row in summary["validated"] if row["confirmed"]]
+    tried = len(summary["validated"])
+    title = Text(f"{summary['campaign']}: {len(confirmed)} of {tried} crystals confirmed by DFT")
+    table = Table(title=title, caption="formation energies in eV/atom")
+    for name in ("formula", "space group"):
+        table.add_column(name)
+    for name in ("raw", "MP2020-corrected", "CHGNet"):
+        table.add_column(name, justify="right")
+    for name in ("code", "CIF"):
+        table.add_column(name)
+    for row in confirmed:
+        table.add_row(
+            Text(row["formula"]),
+            str(row["space_group"]),
+            _energy(row["formation_energy_ev_per_atom"]),
+            _energy(row["formation_energy_corrected_ev_per_atom"]),
+            _energy(row["mlip_formation_energy_ev_per_atom"]),
+            Text(f"{row['code']}, {row['protocol']}"),
+            Text(row["cif"]),
+        )
+    return table
