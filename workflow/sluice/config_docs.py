@@ -32,8 +32,8 @@ README_HEAD = """\
 
 One YAML file describes one campaign. Every key has a default; a file says only what differs. `config.yaml` holds all of
 them with their comments, `sluice config check FILE` checks a file without running anything, `sluice config schema`
-prints the JSON schema for editors. Input paths are relative to the configuration file, `results` and the paths of the task
-library and scratch to the directory that the campaign is started in.
+prints the JSON schema for editors. Input paths are relative to the configuration file, `results` and the paths of the
+task library and scratch to the directory that the campaign is started in.
 
 Generated from `workflow/sluice/config.py` by `python -m sluice.config_docs`; a test compares.
 """
