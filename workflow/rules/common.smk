@@ -1,6 +1,11 @@
 # Typed input and resource functions, and the settings that rules pass on. Tested in tests/workflow/test_common.py.
+import os
+import sys
+
 from sluice.dag import (
     earlier_decision,
+    earlier_generator,
+    earlier_screener,
     earlier_shortlists,
     earlier_validated,
     memory_mb,
@@ -16,3 +21,6 @@ DFT_BATCHES = list(range(CAMPAIGN.validate_.batches))
 DEVICE = CAMPAIGN.train.device
 GPUS = 0 if DEVICE == "cpu" else 1
 LIBRARY = str(CAMPAIGN.library)
+
+# Steps run with the Python that runs Snakemake, activated or not; a conda environment of a rule still comes first.
+os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
