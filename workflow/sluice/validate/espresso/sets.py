@@ -32,6 +32,8 @@ class Protocol:
     Attributes:
         cutoff_factor: what the tier's cutoffs are multiplied with.
         kspacing_per_angstrom: largest distance of neighbouring k-points, 2π included, 1/Å.
+        relax_kspacing_per_angstrom: the same while a structure relaxes; what it leaves of the geometry's error is of
+            second order in the energy, which is the static calculation's alone.
         degauss_ry: broadening of the cold smearing, Ry.
         scf_threshold_ry_per_atom: estimated scf accuracy at which an scf ends, Ry/atom.
         energy_threshold_ry_per_atom: energy change between ionic steps at which a relaxation ends, Ry/atom.
@@ -42,6 +44,7 @@ class Protocol:
 
     cutoff_factor: float
     kspacing_per_angstrom: float
+    relax_kspacing_per_angstrom: float
     degauss_ry: float
     scf_threshold_ry_per_atom: float
     energy_threshold_ry_per_atom: float
@@ -51,9 +54,9 @@ class Protocol:
 
 
 PROTOCOLS: dict[ProtocolName, Protocol] = {
-    "fast": Protocol(0.8, 0.35, 0.02, 1e-7, 5e-5, 1e-3, 2.0, "about 0.03 eV/atom"),
-    "balanced": Protocol(1.0, 0.25, 0.02, 2e-8, 2e-5, 5e-4, 1.0, "about 0.01 eV/atom"),
-    "stringent": Protocol(1.25, 0.15, 0.01, 1e-9, 5e-6, 1e-4, 0.3, "about 0.002 eV/atom"),
+    "fast": Protocol(0.8, 0.35, 0.50, 0.02, 1e-8, 5e-5, 1e-3, 2.0, "about 0.03 eV/atom"),
+    "balanced": Protocol(1.0, 0.25, 0.35, 0.02, 2e-9, 2e-5, 5e-4, 1.0, "about 0.01 eV/atom"),
+    "stringent": Protocol(1.25, 0.15, 0.20, 0.01, 2e-10, 5e-6, 1e-4, 0.3, "about 0.002 eV/atom"),
 }
 
 
@@ -99,6 +102,7 @@ class CalculationSettings(BaseModel):
         ecutrho_ry: cutoff of the density, Ry.
         kspacing_per_angstrom: what the grid was made from, 1/Å.
         kpoints: Γ-centred grid; None for the Γ point with real wave functions (molecules in a box).
+        relax_kpoints: the grid of the relaxation, likewise.
         smearing: kind of smearing, pw.x's word.
         degauss_ry: broadening, Ry.
         scf_threshold_ry: scf accuracy, Ry per cell.
@@ -119,6 +123,7 @@ class CalculationSettings(BaseModel):
     ecutrho_ry: float
     kspacing_per_angstrom: float
     kpoints: tuple[int, int, int] | None
+    relax_kpoints: tuple[int, int, int] | None
     smearing: str = "cold"
     degauss_ry: float
     scf_threshold_ry: float
@@ -201,6 +206,7 @@ def calculation_settings(
         ecutrho_ry=pair.ecutrho_ry,
         kspacing_per_angstrom=line.kspacing_per_angstrom,
         kpoints=None if box else k_grid(structure.lattice, line.kspacing_per_angstrom),
+        relax_kpoints=None if box else k_grid(structure.lattice, line.relax_kspacing_per_angstrom),
         degauss_ry=line.degauss_ry,
         scf_threshold_ry=line.scf_threshold_ry_per_atom * n,
         energy_threshold_ry=line.energy_threshold_ry_per_atom * n,
