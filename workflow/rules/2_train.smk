@@ -29,6 +29,8 @@ rule collect_training_set:
 rule train_generator:
     input:
         training_set="round_{round}/train/training_set.h5",
+        decision=earlier_decision,
+        earlier=earlier_generator,
     output:
         model="round_{round}/train/generator.ckpt",
         metrics="round_{round}/train/generator_metrics.csv",
@@ -49,6 +51,8 @@ rule train_generator:
         checkpoints="round_{round}/train/generator_checkpoints",
         seed=CAMPAIGN.seed,
         precision=CAMPAIGN.train.precision,
+        # The number asked for, not what the scheduler grants: it decides the result's last bits.
+        threads=CAMPAIGN.train.threads,
     shell:
         "python -m sluice.train.train_generator "
         "--training-set {input.training_set} "
@@ -56,8 +60,11 @@ rule train_generator:
         "--checkpoints {params.checkpoints:q} "
         "--seed {params.seed:q} "
         "--precision {params.precision:q} "
+        "--threads {params.threads} "
         "--device {params.device} "
         "--round {wildcards.round} "
+        "--decision {input.decision} "
+        "--earlier {input.earlier} "
         "--model {output.model} "
         "--metrics {output.metrics} "
         "--log {log}"
@@ -66,6 +73,8 @@ rule train_generator:
 rule train_screener:
     input:
         training_set="round_{round}/train/training_set.h5",
+        decision=earlier_decision,
+        earlier=earlier_screener,
     output:
         model="round_{round}/train/screener.ckpt",
         metrics="round_{round}/train/screener_metrics.csv",
@@ -87,6 +96,8 @@ rule train_screener:
         checkpoints="round_{round}/train/screener_checkpoints",
         seed=CAMPAIGN.seed,
         precision=CAMPAIGN.train.precision,
+        # The number asked for, not what the scheduler grants: it decides the result's last bits.
+        threads=CAMPAIGN.train.threads,
     shell:
         "python -m sluice.train.train_screener "
         "--training-set {input.training_set} "
@@ -94,8 +105,11 @@ rule train_screener:
         "--checkpoints {params.checkpoints:q} "
         "--seed {params.seed:q} "
         "--precision {params.precision:q} "
+        "--threads {params.threads} "
         "--device {params.device} "
         "--round {wildcards.round} "
+        "--decision {input.decision} "
+        "--earlier {input.earlier} "
         "--model {output.model} "
         "--metrics {output.metrics} "
         "--predictions {output.predictions} "

@@ -118,8 +118,16 @@ class GeneratorSettings(Section):
     gradient_penalty: float = Field(10.0, ge=0.0, description="Weight of the gradient penalty.")
     noise_size: Count = Field(128, description="Length of the noise vector.")
     width: Positive = Field(0.125, description="Width of the networks relative to the paper's; 1 is the paper's.")
+    lattice_weight: float = Field(
+        1.0,
+        ge=0.0,
+        description="Weight of the lattice head's error on real sites; 0: the head learns from the critic only.",
+    )
     max_formation_energy: float | None = Field(
         None, description="Learn only from crystals below this formation energy, eV/atom; null: from all."
+    )
+    dft_repeats: Count = Field(
+        5, description="How often a crystal confirmed by DFT in an earlier round is shown for once of the database's."
     )
     checkpoint_minutes: Positive = Field(1.0, description="Minutes between checkpoints.")
 

@@ -35,6 +35,21 @@ def earlier_decision(wildcards: Wildcards) -> list[str]:
     return [f"round_{before}/decision.h5"] if before else []
 
 
+def earlier_generator(wildcards: Wildcards) -> list[str]:
+    """The generator of the round before with its metrics, to be handed on once the campaign has stopped."""
+    before = int(wildcards.round) - 1
+    folder = f"round_{before}/train"
+    return [f"{folder}/generator.ckpt", f"{folder}/generator_metrics.csv"] if before else []
+
+
+def earlier_screener(wildcards: Wildcards) -> list[str]:
+    """The screener of the round before with its metrics and predictions, likewise."""
+    before = int(wildcards.round) - 1
+    folder = f"round_{before}/train"
+    names = ("screener.ckpt", "screener_metrics.csv", "screener_test.h5")
+    return [f"{folder}/{name}" for name in names] if before else []
+
+
 def earlier_validated(wildcards: Wildcards) -> list[str]:
     """The DFT results of all rounds before."""
     return [f"round_{r}/validate/validated.h5" for r in range(1, int(wildcards.round))]

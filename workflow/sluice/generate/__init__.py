@@ -1,0 +1,1 @@
+"""Generate: candidates drawn from the generator."""
