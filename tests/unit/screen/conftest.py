@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from pymatgen.core import Lattice, Structure
 
 from sluice.crystals import Crystals
+from sluice.models.cgcnn import CGCNN
+from sluice.models.modelfile import save_model
 from sluice.schemas import SCHEMAS
 from sluice.store import Store, StoreWriter
 
@@ -100,3 +103,22 @@ def reasons_of() -> Callable[[Path], dict[str, tuple[str, str, str]]]:
             )
 
     return read
+
+
+@pytest.fixture
+def screener(tmp_path: Path) -> Path:
+    """A screener with the weights that a seeded start gives: what it says is arbitrary but fixed."""
+    sizes = {"hidden_size": 16, "head_size": 16, "convolutions": 2, "gaussians": 11, "neighbours": 8, "cutoff": 6.0}
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        network = CGCNN(**sizes)
+    path = tmp_path / "screener.ckpt"
+    save_model(
+        path,
+        kind="cgcnn",
+        task="classification",
+        hyperparameters=sizes,
+        state=network.state_dict(),
+        facts={"threshold": -2.0},
+    )
+    return path

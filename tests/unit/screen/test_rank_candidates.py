@@ -6,6 +6,7 @@ import pytest
 from sluice.config import Objective, ScreenSettings
 from sluice.crystals import Crystals
 from sluice.errors import ConfigError
+from sluice.models.scoring import load_model, score_crystals
 from sluice.screen.rank_candidates import NO_OBJECTIVE, combine, desirability, rank_candidates
 from sluice.screen.remove_duplicates import DUPLICATE, KNOWN
 from sluice.store import Store
@@ -103,6 +104,17 @@ def test_an_unknown_quantity_names_what_there_is(crystal, rank):
             [[("a", crystal["perovskite"]("K", "Mg", "F", 4.0), -1.0)]],
             objectives=(Objective(quantity="band_gap", direction="minimize"),),
         )
+
+
+def test_a_models_output_can_be_an_objective(crystal, rank, screener):
+    abx = crystal["perovskite"]
+    rows = [(e, abx(e, "Mg", "F", 4.0), 0.0) for e in ("K", "Rb", "Cs", "Na")]
+    by_model = Objective(quantity="output", model=screener, direction="maximize")
+    with Store(rank([rows], objectives=(by_model,))) as store:
+        outputs = store.column("objective_0_output")
+        assert np.all(np.diff(outputs) < 0)
+        expected = score_crystals(load_model(screener), store.crystals(), "cpu")
+        assert outputs == pytest.approx(expected, rel=1e-5)
 
 
 def test_nothing_to_rank(rank):

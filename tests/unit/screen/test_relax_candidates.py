@@ -10,7 +10,7 @@ from sluice.screen import relax_candidates as module
 from sluice.screen.relax_candidates import failure, perturb, relax_candidates
 from sluice.store import Store
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:Set OLD_ERROR_HANDLING:DeprecationWarning")  # spglib
 
 
 @pytest.fixture

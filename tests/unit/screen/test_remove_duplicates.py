@@ -9,7 +9,6 @@ from pymatgen.core.structure_matcher import StructureMatcher
 
 from sluice.chemistry import duplicates
 from sluice.config import DuplicateSettings
-from sluice.crystals import Crystals
 from sluice.screen.remove_duplicates import DUPLICATE, EARLIER, KNOWN, remove_duplicates
 from sluice.store import Store
 
@@ -169,11 +168,3 @@ def test_a_scratch_left_by_a_killed_run_does_no_harm(crystal, run, tmp_path):
     with Store(run([[("c0", crystal["perovskite"]("K", "Mg", "F", 4.0), 221)]])) as store:
         assert store.ids() == ["c0"]
     assert not left.exists()
-
-
-def test_find_known_names_the_known_crystal(crystal, write_store):
-    kmgf, namgf = crystal["perovskite"]("K", "Mg", "F", 4.0), crystal["perovskite"]("Na", "Mg", "F", 3.9)
-    known = write_store("known.h5", "dataset", [moved(kmgf, [0.2, 0, 0])], ["db-1"], space_group=221)
-    source = duplicates.Source(known, "dataset", "space_group", KNOWN)
-    found = duplicates.find_known(Crystals.from_structures([namgf, kmgf, kmgf]), [221, 221, 216], source, SETTINGS)
-    assert found == ["", "db-1", ""]

@@ -216,35 +216,6 @@ class DuplicateFinder:
                 kept.append((row, group, structure))
 
 
-def find_known(
-    crystals: Crystals, groups: Sequence[int] | NDArray, known: Source, settings: DuplicateSettings
-) -> list[str]:
-    """For each of a few crystals the id of a known one that it equals, else "".
-
-    Args:
-        crystals: n crystals, all held in memory.
-        groups: n space-group numbers; 0 where unknown.
-        known: the store to look in, read in chunks.
-        settings: StructureMatcher's tolerances.
-    """
-    found = [""] * len(crystals)
-    matcher = CrystalMatcher(settings)
-    keys = formula_keys(crystals)
-    reduced = [matcher.reduce(structure) for structure in crystals.structures()]
-    with Store(known.path, known.schema) as store:
-        for chunk in store.chunks():
-            assert chunk.crystals is not None
-            its_keys, its_groups = formula_keys(chunk.crystals), chunk.columns[known.group_column]
-            for i in range(len(crystals)):
-                for j in np.flatnonzero(its_keys == keys[i]).tolist():
-                    comparable = 0 in (groups[i], its_groups[j]) or groups[i] == its_groups[j]
-                    if found[i] or not comparable:
-                        continue
-                    if matcher.same(matcher.reduce(chunk.crystals.structure(j)), reduced[i]):
-                        found[i] = bytes(chunk.candidate_id[j]).decode()
-    return found
-
-
 def _families(records: NDArray[Any]) -> Iterator[NDArray[Any]]:
     """Records of one formula and one space group; of one formula if the space group of one of them is not known."""
     records = records[np.lexsort((records["row"], records["group"], records["formula"]))]
