@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import os
 import shutil
@@ -16,12 +17,37 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
+from typing_extensions import Buffer
 
 from sluice.crystals import Crystals
 from sluice.errors import StoreError
 from sluice.provenance import created_with, sha256_of_file, sha256_of_text
 from sluice.schemas import SCHEMAS, Column
 from sluice.store_format import COUNTS, ID_DTYPE, VOCABULARY, Chunk, Growing, as_bytes, finish_digest, root_digest
+
+
+class _Output(io.FileIO):
+    """The file under HDF5. Once abandoned it takes every write and does nothing with it.
+
+    HDF5 insists on writing what it holds when a file is closed, and crashes the process if the disk is full.
+    """
+
+    abandoned = False
+
+    def write(self, data: Buffer) -> int:
+        """Write all of ``data``."""
+        view = memoryview(data).cast("B")
+        done = len(view) if self.abandoned else 0
+        while done < len(view):
+            done += super().write(view[done:])
+        return len(view)
+
+    def flush(self) -> None:
+        """Nothing is held back here."""
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the size, unless abandoned."""
+        return (size or 0) if self.abandoned else super().truncate(size)
 
 
 class StoreWriter:
@@ -77,6 +103,7 @@ class StoreWriter:
             **{k: v if isinstance(v, str | int | float) else json.dumps(v) for k, v in (attributes or {}).items()},
         }
         self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        self._output: _Output | None = None
         self._vocabulary: dict[str, dict[str, int]] = {name: {} for name in VOCABULARY}
         self._growing: dict[str, Growing] = {}
 
@@ -85,7 +112,8 @@ class StoreWriter:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             for stale in self.path.parent.glob(f".{self.path.name}.*.tmp"):
                 stale.unlink(missing_ok=True)
-            self._file = h5py.File(self._temporary, "w", locking=False, libver=("v110", "v110"))
+            self._output = _Output(self._temporary, "w+")
+            self._file = h5py.File(self._output, "w", libver=("v110", "v110"))
             self._create()
         except OSError as error:
             raise self._disk_error(error) from error
@@ -198,9 +226,9 @@ class StoreWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if error is not None:
-            self._discard()
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise self._disk_error(error) from error
+            self._discard()
             return
         try:
             self._finish()
@@ -235,23 +263,24 @@ class StoreWriter:
         self._file.attrs["content_sha256"] = root_digest(self._file)
         self._file.flush()
         self._file.close()
-        handle = os.open(self._temporary, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        if self._output is not None:
+            os.fsync(self._output.fileno())
+            self._output.close()
 
     def _discard(self) -> None:
-        with contextlib.suppress(OSError, RuntimeError, AttributeError):
-            self._file.close()
+        if self._output is not None:
+            self._output.abandoned = True
+            with contextlib.suppress(OSError, RuntimeError, AttributeError):
+                self._file.close()
+            self._output.close()
         self._temporary.unlink(missing_ok=True)
 
     def _disk_error(self, error: OSError) -> StoreError:
-        self._discard()
         try:
             free = f"{shutil.disk_usage(self.path.parent).free / 2**20:.0f} MiB free there"
         except OSError:
             free = "free space unknown"
+        self._discard()
         return StoreError(
             f"{self.path}: cannot be written ({error}; {free}). An older store of that name is untouched."
         )
