@@ -118,7 +118,7 @@ class Workflow:
         plain = Workflow(self.repository, self.configfile, RunOptions(cores=1, profile=self.options.profile))
         return subprocess.run(
             [*plain.command(), *words],
-            cwd=self.repository,
+            cwd=self.configfile.parent,
             env=environment(),
             capture_output=True,
             text=True,
@@ -127,13 +127,13 @@ class Workflow:
 
     def dry_run(self) -> int:
         """Print every job that would run; the exit code."""
-        return subprocess.run(self.command("--dry-run"), cwd=self.repository, env=environment(), check=False).returncode
+        return subprocess.run(self.command("--dry-run"), env=environment(), check=False).returncode
 
     def start(self, log: IO[bytes]) -> subprocess.Popen[bytes]:
         """Start the run; the child has a process group of its own, and the kernel kills it when this process dies."""
         return subprocess.Popen(
             [sys.executable, "-m", "sluice.driver.child", str(os.getpid()), *self.command()],
-            cwd=self.repository,
+            cwd=self.configfile.parent,
             env=environment(local=self.is_local),
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -17,6 +17,9 @@ from sluice.errors import LeaseError
 from sluice.step import DRIVER_VARIABLE
 
 
+_DRY = {"-n", "--dry-run", "--dryrun"}
+
+
 def driver_token() -> str:
     """``host:pid:start`` of this process, for the environment of what it starts."""
     return f"{socket.gethostname()}:{os.getpid()}:{process_start(os.getpid())}"
@@ -54,12 +57,13 @@ def _signal(process: psutil.Process, kind: str) -> None:
 
 
 def foreign_snakemakes(workdir: Path) -> list[psutil.Process]:
-    """Living Snakemakes that work in this campaign's directory without a driver."""
+    """Living Snakemakes that work in this campaign's directory without a driver; dry runs do not count."""
     found = []
     for process in psutil.process_iter():
         try:
             words = process.cmdline()
-            if any(Path(w).name == "snakemake" for w in words[:4]) and Path(process.cwd()) == workdir.resolve():
+            works = any(Path(w).name == "snakemake" for w in words[:4]) and not _DRY & set(words)
+            if works and Path(process.cwd()) == workdir.resolve():
                 found.append(process)
         except (psutil.Error, OSError):
             continue
