@@ -11,9 +11,9 @@ from sluice.curate.prototypes import Prototype, primitive_cell
 
 PAIRS = ((0, 1), (0, 2), (1, 2), (0, 0), (1, 1), (2, 2))
 POWER = 6.0
-# ASSUME: contacts are 1.22 times the sixth-power mean of what sums of covalent radii (Cordero et al., Dalton Trans.
+# ASSUME: contacts are 1.18 times the sixth-power mean of what sums of covalent radii (Cordero et al., Dalton Trans.
 # 2008, 2832) ask for. Over 250 of these crystals CHGNet's own lattice constants scatter by 10 % around it.
-SCALE = 1.22
+SCALE = 1.18
 
 
 def guess_lattice_constants(prototype: Prototype, decorations: list[tuple[str, str, str]]) -> NDArray[np.float64]:
