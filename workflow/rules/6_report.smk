@@ -4,6 +4,15 @@
 rule build_report:
     input:
         dataset="curate/dataset.h5",
+        training_sets=expand("round_{round}/train/training_set.h5", round=ROUNDS),
+        metrics=expand(
+            "round_{round}/train/{model}_metrics.csv",
+            round=ROUNDS,
+            model=["generator", "screener"],
+        ),
+        predictions=expand("round_{round}/train/screener_test.h5", round=ROUNDS),
+        ranked=expand("round_{round}/screen/ranked.h5", round=ROUNDS),
+        validated=expand("round_{round}/validate/validated.h5", round=ROUNDS),
         decisions=expand("round_{round}/decision.h5", round=ROUNDS),
     output:
         html="report/index.html",

@@ -58,12 +58,11 @@ def build_report(
     rounds = range(1, len(decisions) + 1)
     crystals = read_validated({n: folder / f"round_{n}/validate/validated.h5" for n in rounds})
     report_progress(1, 4, "parts", "crystals", force=True)
-    symprec = configuration.screen.symmetry.symprec
-    texts = {Path(c.row["cif"]).name: cif_text(c.structure, symprec) for c in crystals}
+    texts = {Path(c.row["cif"]).name: cif_text(c.structure) for c in crystals}
     versions = read_versions(campaign_stores(configuration, folder))
     content = make_summary(configuration.campaign, funnel, crystals, versions, costs)
     report_progress(2, 4, "parts", "page", force=True)
-    page = make_page(configuration, folder, funnel, costs, crystals, texts, content)
+    page = make_page(configuration, folder, funnel=funnel, costs=costs, crystals=crystals, cifs=texts, summary=content)
     report_progress(3, 4, "parts", "files", force=True)
     write_cifs(cifs, texts)
     _write(table, csv_text(crystals))

@@ -27,9 +27,7 @@ def cubic_lattice_constants(crystals: Crystals) -> NDArray[np.float64]:
     a, b, c = (crystals.lattice[:, i] for i in range(3))
     la, lb, lc = lengths.T
     with np.errstate(invalid="ignore", divide="ignore"):
-        cosines = np.stack(
-            [(b * c).sum(1) / (lb * lc), (a * c).sum(1) / (la * lc), (a * b).sum(1) / (la * lb)], axis=1
-        )
+        cosines = np.stack([(b * c).sum(1) / (lb * lc), (a * c).sum(1) / (la * lc), (a * b).sum(1) / (la * lb)], axis=1)
     result = np.cbrt(crystals.volumes)
     for cosine, factor in ((0.0, 1.0), (0.5, np.sqrt(2.0)), (-1.0 / 3.0, 2.0 / np.sqrt(3.0))):
         match = np.all(np.abs(cosines - cosine) < 0.01, axis=1)
@@ -68,7 +66,9 @@ class Distributions:
         return self.elements / max(1, self.crystals)
 
 
-def distributions_of(paths: Iterable[Path], schema: str, space_group: str, *, split: str | None = None) -> Distributions:
+def distributions_of(
+    paths: Iterable[Path], schema: str, space_group: str, *, split: str | None = None
+) -> Distributions:
     """Count stores chunk by chunk.
 
     Args:

@@ -5,16 +5,17 @@ The page's viewer (``viewer.js``) needs only points and index pairs, a few kB fo
 
 from __future__ import annotations
 
+from functools import cache
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
+import yaml
+from ase.data import covalent_radii
 from numpy.typing import NDArray
 from pymatgen.core import Element, Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 from scipy.spatial import ConvexHull, QhullError
-
-from ase.data import covalent_radii
-from ase.data.colors import jmol_colors
 
 # ASSUME: a bond reaches to the nearest unlike neighbours of both its atoms, within 15 %; for drawing only.
 BOND_TOLERANCE = 1.15
@@ -30,10 +31,16 @@ def conventional_cell(structure: Structure, symprec: float = 0.1) -> Structure:
         return structure
 
 
+@cache
+def _vesta_colors() -> dict[str, list[int]]:
+    text = (files("pymatgen.core") / "ElementColorSchemes.yaml").read_text(encoding="utf-8")
+    colors: dict[str, list[int]] = yaml.safe_load(text)["VESTA"]
+    return colors
+
+
 def element_color(symbol: str) -> str:
-    """Jmol's colour of an element as ``#rrggbb``."""
-    rgb = np.round(255 * jmol_colors[Element(symbol).Z]).astype(int)
-    return "#" + "".join(f"{value:02x}" for value in rgb)
+    """VESTA's colour of an element as ``#rrggbb`` (Jmol's hardly tells Mg, Ca, F and Cl apart)."""
+    return "#" + "".join(f"{value:02x}" for value in _vesta_colors().get(symbol, [128, 128, 128]))
 
 
 def _with_images(frac: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -74,8 +81,8 @@ def _is_polyhedron_center(structure: Structure, i: int, neighbours: list[tuple[i
     """Whether atom ``i`` is a cation in a tetrahedron or octahedron of anions."""
     if len(neighbours) not in (4, 6):
         return False
-    own = structure[i].specie.X
-    return all(structure[j].specie.X > own + 0.5 for j, _ in neighbours)
+    differences = [structure[j].specie.X - structure[i].specie.X for j, _ in neighbours]
+    return min(differences) > 0.5
 
 
 class _Scene:

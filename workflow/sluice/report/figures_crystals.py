@@ -35,6 +35,11 @@ def _used_rows(*shares: NDArray[np.float64]) -> int:
     return max(4, *(_cell_of(int(k))[0] + 1 for k in z if 1 <= k <= _LARGEST_Z), 0) if len(z) else 4
 
 
+def table_height(rows: int) -> int:
+    """Height of a periodic table in pixels."""
+    return 14 + 38 * rows
+
+
 def _table(values: NDArray[np.float64], rows: int) -> NDArray[np.float64]:
     grid = np.full((rows, 18), np.nan)
     for z in range(1, _LARGEST_Z + 1):
@@ -58,7 +63,9 @@ def periodic_table(
     Args:
         values: (119,) by atomic number.
         rows: how many rows of the table to show.
-        colors: plotly colour scale; ``limits`` its ends; ``bar_title`` what it says.
+        colors: plotly colour scale.
+        limits: values at its ends.
+        bar_title: what it says.
         number_format: of the value on hovering, d3's way.
     """
     elements = [z for z in range(1, _LARGEST_Z + 1) if _cell_of(z)[0] < rows]
@@ -84,12 +91,12 @@ def periodic_table(
         colorbar={"title": {"text": bar_title, "side": "right"}, "thickness": 10, "len": 0.9, "outlinewidth": 0},
         **common,
     )
-    middle = (limits[0] + limits[1]) / 2
-    half = (limits[1] - limits[0]) / 2
+    neutral = 0.0 if limits[0] < 0 else limits[0]  # where the colours are light
+    reach = limits[1] - neutral
     for z in elements:
         row, column = _cell_of(z)
         known = np.isfinite(values[z])
-        dark = known and (values[z] > middle + 0.15 * half or (limits[0] < 0 and values[z] < -0.6 * limits[1]))
+        dark = known and abs(values[z] - neutral) > 0.62 * reach
         figure.add_annotation(
             x=column,
             y=row,
@@ -97,7 +104,7 @@ def periodic_table(
             showarrow=False,
             font={"size": 11, "color": "white" if dark else (INK if known else GREY)},
         )
-    styled(figure, height=46 + 34 * rows, margin={"l": 4, "r": 8, "t": 6, "b": 4})
+    styled(figure, height=table_height(rows), margin={"l": 4, "r": 8, "t": 6, "b": 4})
     hidden = {"visible": False, "showgrid": False, "fixedrange": True, "automargin": False}
     figure.update_xaxes(**hidden, range=[-0.5, 17.5])
     figure.update_yaxes(**hidden, range=[rows - 0.5, -0.5])
@@ -109,7 +116,7 @@ def element_tables(training: Distributions, generated: Distributions) -> dict[st
     known, made = training.element_shares, generated.element_shares
     rows = _used_rows(known, made)
     top = float(max(known.max(), made.max(), 0.01))
-    scale = [[0.0, "#dbe9f6"], [0.5, "#6fa6d6"], [1.0, "#123f73"]]
+    scale: list[list[float | str]] = [[0.0, "#dbe9f6"], [0.5, "#6fa6d6"], [1.0, "#123f73"]]
     figures = {
         name: periodic_table(
             np.where(shares > 0, shares, np.nan),
@@ -130,7 +137,7 @@ def element_tables(training: Distributions, generated: Distributions) -> dict[st
         rows,
         colors=[[0.0, "#8a5a00"], [0.25, "#e2b659"], [0.5, "#f6f6f4"], [0.75, "#67bcb4"], [1.0, "#055f5a"]],
         limits=(-max(1.0, largest), max(1.0, largest)),
-        bar_title="log2(generated / training)",
+        bar_title="log₂ ratio",
         number_format="+.2f",
     )
     return figures
@@ -156,7 +163,7 @@ def lattice_figure(training: Distributions, generated: Distributions) -> go.Figu
             mode="lines",
             line={"color": color, "width": 2, "shape": "hv"},
             fill="tozeroy",
-            fillcolor=f"rgba({int(color[1:3], 16)},{int(color[3:5], 16)},{int(color[5:7], 16)},0.18)",
+            fillcolor=_transparent(color),
         )
     styled(figure)
     figure.update_xaxes(title_text="lattice constant of the conventional cell (Å)")
@@ -165,7 +172,7 @@ def lattice_figure(training: Distributions, generated: Distributions) -> go.Figu
 
 
 def space_group_figure(training: Distributions, generated: Distributions) -> go.Figure | None:
-    """Shares of the space groups."""
+    """Shares of the space groups, as high as the periodic table beside it."""
     groups = sorted(set(training.space_groups) | set(generated.space_groups))
     if not groups:
         return None
@@ -173,89 +180,153 @@ def space_group_figure(training: Distributions, generated: Distributions) -> go.
     figure = go.Figure()
     for name, found, color in (("training", training, BLUE), ("generated (asked for)", generated, GOLD)):
         figure.add_bar(
-            x=labels,
-            y=[found.space_groups[g] / max(1, found.crystals) for g in groups],
+            y=labels,
+            x=[found.space_groups[g] / max(1, found.crystals) for g in groups],
+            orientation="h",
             name=name,
             marker={"color": color},
-            hovertemplate="%{x}: %{y:.1%}<extra></extra>",
+            hovertemplate="%{y}: %{x:.1%}<extra></extra>",
         )
-    styled(figure, barmode="group", bargap=0.35)
-    figure.update_yaxes(title_text="share of crystals", tickformat=".0%")
+    rows = _used_rows(training.element_shares, generated.element_shares)
+    styled(figure, height=max(table_height(rows), 90 + 46 * len(groups)), barmode="group", bargap=0.3)
+    figure.update_xaxes(title_text="share of crystals", tickformat=".0%")
+    figure.update_yaxes(autorange="reversed", showgrid=False)
     return figure
 
 
-def energy_figure(labels: NDArray[np.float64], ranked: NDArray[np.float64], shortlist: NDArray[np.float64]) -> go.Figure | None:
+def energy_figure(
+    labels: NDArray[np.float64], ranked: NDArray[np.float64], shortlist: NDArray[np.float64]
+) -> go.Figure | None:
     """CHGNet formation energies of the training crystals and of what screening left, in eV/atom."""
-    sets = [("training", labels, BLUE), ("relaxed candidates", ranked, TEAL), ("shortlist", shortlist, GOLD)]
-    sets = [(name, values[np.isfinite(values)], color) for name, values, color in sets]
-    everything = np.concatenate([values for _, values, _ in sets])
+    labels, ranked, shortlist = (values[np.isfinite(values)] for values in (labels, ranked, shortlist))
+    everything = np.concatenate([labels, ranked, shortlist])
     if not len(everything):
         return None
     low, high = float(everything.min()), float(everything.max())
-    size = max(0.02, round((high - low) / 50, 2))
+    edges = np.linspace(low - 1e-6, high + 1e-6, 41 if len(ranked) >= 100 else 21)
     figure = go.Figure()
-    for name, values, color in sets:
+    for name, values, color in (("labelled crystals", labels, BLUE), ("relaxed candidates", ranked, TEAL)):
         if len(values):
-            figure.add_histogram(
-                x=values,
+            share = np.histogram(values, edges)[0] / len(values)
+            figure.add_scatter(
+                x=edges,
+                y=np.append(share, 0.0),
                 name=f"{name} ({len(values):,})",
-                histnorm="percent",
-                xbins={"start": np.floor(low / size) * size, "end": high + size, "size": size},
-                marker={"color": color},
-                opacity=0.6,
+                mode="lines",
+                line={"color": color, "width": 2, "shape": "hv"},
+                fill="tozeroy",
+                fillcolor=_transparent(color),
             )
-    styled(figure, barmode="overlay")
-    figure.update_xaxes(title_text="formation energy by CHGNet (eV/atom)")
-    figure.update_yaxes(title_text="% of the set")
+    if len(shortlist):
+        figure.add_scatter(
+            x=shortlist,
+            y=np.zeros(len(shortlist)),
+            name=f"shortlist ({len(shortlist):,})",
+            mode="markers",
+            marker={"color": GOLD, "size": 11, "symbol": "diamond", "line": {"color": "white", "width": 1}},
+            cliponaxis=False,
+            hovertemplate="%{x:.3f} eV/atom<extra></extra>",
+        )
+    styled(figure)
+    figure.update_xaxes(title_text="formation energy (eV/atom)")
+    figure.update_yaxes(title_text="share of the set", tickformat=".0%", rangemode="tozero")
     return figure
+
+
+def _transparent(color: str, opacity: float = 0.18) -> str:
+    red, green, blue = (int(color[k : k + 2], 16) for k in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{opacity})"
+
+
+_PANELS = (
+    ("formation_energy_ev_per_atom", "DFT, raw (eV/atom)", BLUE),
+    ("formation_energy_corrected_ev_per_atom", "DFT, MP2020-corrected (eV/atom)", TEAL),
+)
+_MLIP = "mlip_formation_energy_ev_per_atom"
 
 
 def dft_parity(crystals: list[ValidatedCrystal]) -> go.Figure | None:
     """CHGNet against DFT, raw and MP2020-corrected in panels of their own."""
-    panels = (
-        ("formation_energy_ev_per_atom", "DFT raw (eV/atom)", BLUE),
-        ("formation_energy_corrected_ev_per_atom", "DFT with MP2020 corrections (eV/atom)", TEAL),
-    )
-    rows = [c.row for c in crystals if c.row["converged"] and c.row["mlip_formation_energy_ev_per_atom"] is not None]
-    if not any(row[name] is not None for row in rows for name, _, _ in panels):
+    rows = [c.row for c in crystals if c.row["converged"] and c.row[_MLIP] is not None]
+    known = np.array([row[k] for row in rows for k in (*(p[0] for p in _PANELS), _MLIP) if row[k] is not None])
+    if not any(row[name] is not None for row in rows for name, _, _ in _PANELS):
         return None
-    values = [row[k] for row in rows for k in (*(p[0] for p in panels), "mlip_formation_energy_ev_per_atom")]
-    known = np.array([v for v in values if v is not None])
-    margin = max(0.1, 0.06 * float(np.ptp(known)))
-    limits = [float(known.min()) - margin, float(known.max()) + margin]
-    figure = make_subplots(cols=2, horizontal_spacing=0.13, subplot_titles=[_agreement(rows, p[0]) for p in panels])
-    for column, (name, title, color) in enumerate(panels, start=1):
+    margin = max(0.1, 0.08 * float(np.ptp(known)))
+    limits = (float(known.min()) - margin, float(known.max()) + margin)
+    figure = make_subplots(cols=2, horizontal_spacing=0.12, subplot_titles=[_agreement(rows, p[0]) for p in _PANELS])
+    figure.update_annotations(font={"size": 13}, yshift=6)
+    for column, (name, title, color) in enumerate(_PANELS, start=1):
         shown = [row for row in rows if row[name] is not None]
         figure.add_scatter(
             x=limits, y=limits, mode="lines", line={"color": GREY, "dash": "dot"}, hoverinfo="skip", row=1, col=column
         )
+        points = np.array([[row[name], row[_MLIP]] for row in shown]).reshape(-1, 2)
         figure.add_scatter(
-            x=[row[name] for row in shown],
-            y=[row["mlip_formation_energy_ev_per_atom"] for row in shown],
-            text=[row["formula"] for row in shown],
-            mode="markers+text" if len(shown) <= 12 else "markers",
-            textposition="top center",
-            textfont={"size": 11},
+            x=points[:, 0],
+            y=points[:, 1],
+            customdata=[row["formula"] for row in shown],
+            mode="markers",
             marker={
                 "color": color,
                 "size": 10,
                 "symbol": ["circle" if row["confirmed"] else "circle-open" for row in shown],
                 "line": {"width": 1.5, "color": color},
             },
-            hovertemplate="%{text}<br>DFT %{x:.3f}<br>CHGNet %{y:.3f}<extra></extra>",
+            hovertemplate="%{customdata}<br>DFT %{x:.3f}<br>CHGNet %{y:.3f}<extra></extra>",
             row=1,
             col=column,
         )
+        for k, side in place_labels((points - limits[0]) / (limits[1] - limits[0]), [r["formula"] for r in shown]):
+            figure.add_annotation(
+                x=points[k, 0],
+                y=points[k, 1],
+                text=shown[k]["formula"],
+                showarrow=False,
+                xanchor="right" if side < 0 else "left",
+                xshift=9 * side,
+                yshift=-5 * side,
+                font={"size": 11.5},
+                row=1,
+                col=column,
+            )
         figure.update_xaxes(title_text=title, range=limits, row=1, col=column)
         figure.update_yaxes(title_text="CHGNet (eV/atom)", range=limits, row=1, col=column)
-    return styled(figure, height=440, showlegend=False)
+    return styled(figure, height=460, showlegend=False)
+
+
+def place_labels(points: NDArray[np.float64], texts: list[str], *, width: float = 0.018) -> list[tuple[int, int]]:
+    """Which points get a label and on which side of them, so that no label covers another or a point.
+
+    Args:
+        points: (n, 2) positions as fractions of the panel.
+        texts: (n) labels.
+        width: of a character as a fraction of the panel.
+
+    Returns:
+        Pairs of point and side, -1 left and above, +1 right and below.
+    """
+    taken = [(x - 0.012, y - 0.014, x + 0.012, y + 0.014) for x, y in points]
+    placed = []
+    for k, ((x, y), text) in enumerate(zip(points, texts, strict=True)):
+        for side in (1, -1):
+            start = x + 0.02 if side > 0 else x - 0.02 - width * len(text)
+            middle = y - 0.015 * side
+            box = (start, middle - 0.02, start + width * len(text), middle + 0.02)
+            inside = min(box) >= 0 and max(box) <= 1
+            if inside and not any(_overlap(box, other) for j, other in enumerate(taken) if j != k):
+                taken.append(box)
+                placed.append((k, side))
+                break
+    return placed
+
+
+def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def _agreement(rows: list[dict[str, Any]], name: str) -> str:
-    differences = np.array([row["mlip_formation_energy_ev_per_atom"] - row[name] for row in rows if row[name] is not None])
+    differences = np.array([row[_MLIP] - row[name] for row in rows if row[name] is not None])
     if not len(differences):
         return "not defined for these crystals"
-    return (
-        f"{len(differences)} crystals: mean difference {differences.mean():+.3f}, "
-        f"mean absolute {np.abs(differences).mean():.3f} eV/atom"
-    )
+    bias = f"{differences.mean():+.3f}".replace("-", "−")
+    return f"CHGNet − DFT: mean {bias}, absolute {np.abs(differences).mean():.3f} eV/atom, n = {len(differences)}"

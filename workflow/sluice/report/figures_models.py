@@ -41,6 +41,11 @@ def _is_loss(name: str) -> bool:
     return any(word in name.lower() for word in ("loss", "gap", "penalty"))
 
 
+def _words(name: str) -> str:
+    full = {"val": "validation", "train": "training", "auc": "AUC", "roc": "ROC"}
+    return " ".join(full.get(word, word) for word in name.split("_"))
+
+
 def learning_curves(tables: dict[int, pd.DataFrame | None]) -> go.Figure | None:
     """Losses, and scores in a panel of their own where there are any.
 
@@ -58,7 +63,7 @@ def learning_curves(tables: dict[int, pd.DataFrame | None]) -> go.Figure | None:
             if name not in table:
                 continue
             shown = table[[_step_column(table), name]].dropna()
-            label = name.replace("_", " ") + (f" (round {number})" if len(tables) > 1 else "")
+            label = _words(name) + (f" (round {number})" if len(tables) > 1 else "")
             figure.add_scatter(
                 x=shown.iloc[:, 0].to_numpy(),
                 y=shown.iloc[:, 1].to_numpy(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -173,7 +174,7 @@ def check_chain(rows: list[FunnelRow], where: str = "") -> None:
     """
     for row in rows:
         row.check(where)
-    for before, after in zip(rows, rows[1:], strict=False):
+    for before, after in pairwise(rows):
         if before.counts["out"] != after.counts["in"]:
             raise SluiceError(
                 f"{after.step}{where}: {after.counts['in']} candidates came in, but {before.counts['out']} left "

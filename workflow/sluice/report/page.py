@@ -24,15 +24,15 @@ from sluice.report.costs import Costs
 from sluice.report.distributions import distributions_of
 from sluice.report.draw_funnel import draw_funnel
 from sluice.report.draw_structure import draw_structure
-from sluice.report.funnel import CANDIDATE_STEPS, TITLES, Funnel, Step, store_paths
+from sluice.report.funnel import CANDIDATE_STEPS, TASK_STEPS, TITLES, Funnel, Step, store_paths
 from sluice.report.provenance import (
-    calculation_settings,
+    calculations,
     campaign_stores,
     configuration_yaml,
     decisions,
     describe_stores,
 )
-from sluice.report.validated import ValidatedCrystal
+from sluice.report.validated import ValidatedCrystal, read_references
 from sluice.store import Store
 
 MOST_CRYSTALS = 300  # drawn and listed on the page; validated.csv has all
@@ -55,7 +55,7 @@ def script_json(value: Any) -> Markup:
     text = value if isinstance(value, str) else json.dumps(value, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)  # noqa: S704  nothing in it can close the element
+    return Markup(text)  # nothing in it can close the element
 
 
 def duration(seconds: float) -> str:
@@ -78,12 +78,20 @@ def formula_html(formula: str) -> Markup:
     return Markup("").join(parts).replace(Markup("</sub><sub>"), Markup(""))
 
 
+def symbol_html(symbol: str) -> Markup:
+    """A Hermann-Mauguin symbol with bars over its inversion axes: ``Pm-3m`` with a bar over the 3."""
+    parts = symbol.split("-")
+    barred = [Markup('<span class="bar">{}</span>{}').format(part[:1], part[1:]) for part in parts[1:]]
+    return Markup("").join([Markup("{}").format(parts[0]), *barred])
+
+
 def _environment() -> Environment:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
         "duration": duration,
         "energy": energy,
         "formula": formula_html,
+        "symbol": symbol_html,
         "thousands": lambda n: f"{n:,}",
     }
     return environment
@@ -95,7 +103,8 @@ def _asset(name: str) -> str:
 
 def read_failures(config: Config, folder: Path) -> tuple[list[FailureLine], int]:
     """The candidates that failed, the DFT steps' first; at most ``MOST_FAILURES``, and how many there are."""
-    found, total = [], 0
+    found: list[FailureLine] = []
+    total = 0
     for step in reversed(CANDIDATE_STEPS):
         for number in range(1, config.rounds + 1):
             for path in store_paths(step, config, folder, number):
@@ -159,7 +168,7 @@ def headline(funnel: Funnel, crystals: list[ValidatedCrystal], costs: Costs) -> 
     rows = {row.step: row.counts for row in funnel.total()}
     confirmed = sum(c.row["confirmed"] for c in crystals)
     return [
-        {"value": f"{rows['generate_candidates']['out']:,}", "name": "candidates generated"},
+        {"value": f"{rows['generate_candidates']['made']:,}", "name": "candidates generated"},
         {"value": f"{rows['remove_duplicates']['out']:,}", "name": "passed the checks, new and distinct"},
         {"value": f"{rows['relax_candidates']['out']:,}", "name": "relaxed with CHGNet"},
         {"value": f"{rows['collect_energies']['in']:,}", "name": "sent to DFT"},
@@ -169,13 +178,18 @@ def headline(funnel: Funnel, crystals: list[ValidatedCrystal], costs: Costs) -> 
     ]
 
 
-def _drawings(crystals: list[ValidatedCrystal], symprec: float) -> list[dict[str, Any]]:
-    return [draw_structure(crystal.structure, symprec) for crystal in crystals]
+def step_cpu_seconds(costs: Costs) -> dict[str, float]:
+    """CPU seconds for each row of the funnel; all of DFT counts for the last one."""
+    seconds = {name: cost.cpu_seconds for name, cost in costs.steps.items()}
+    dft = sum(seconds.get(step.name, 0.0) for step in TASK_STEPS)
+    last = CANDIDATE_STEPS[-1].name
+    return {step.name: seconds.get(step.name, 0.0) + (dft if step.name == last else 0.0) for step in CANDIDATE_STEPS}
 
 
 def make_page(
     config: Config,
     folder: Path,
+    *,
     funnel: Funnel,
     costs: Costs,
     crystals: list[ValidatedCrystal],
@@ -187,49 +201,59 @@ def make_page(
     Args:
         config: the campaign's configuration.
         folder: the campaign's folder.
-        funnel: its sums; ``costs`` its attempts.
-        crystals: what came through DFT, best first; ``cifs`` their files' content by name.
+        funnel: its sums.
+        costs: its attempts.
+        crystals: what came through DFT, best first.
+        cifs: their files' content by name.
         summary: the content of ``summary.json``.
 
     Raises:
         StoreError: if a store is missing or damaged.
     """
-    rounds = range(1, config.rounds + 1)
-    shown = crystals[:MOST_CRYSTALS]
+    template = _environment().from_string(_asset("template.html.jinja"))
+    n_confirmed = sum(c.row["confirmed"] for c in crystals)
     figures = {name: figure for name, figure in make_figures(config, folder, crystals).items() if figure is not None}
     failures, n_failures = read_failures(config, folder)
-    validate = [folder / f"round_{n}/validate/{name}.h5" for n in rounds for name in ("tasks", "validated")]
-    links = {
-        name: "data:chemical/x-cif;base64," + base64.b64encode(text.encode()).decode() for name, text in cifs.items()
-    }
-    template = _environment().from_string(_asset("template.html.jinja"))
     return template.render(
+        **_made(config, folder),
         campaign=config.campaign,
         config=config,
-        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         headline=headline(funnel, crystals, costs),
-        funnel_picture=draw_funnel(funnel.total(), sum(c.row["confirmed"] for c in crystals)),
-        funnel=summary["funnel"],
-        database=summary["database"],
-        tasks=summary["tasks"],
-        rounds=summary["rounds"],
-        decisions=decisions({n: folder / f"round_{n}/decision.h5" for n in rounds}),
+        funnel_picture=draw_funnel(funnel.total(), n_confirmed),
+        **{name: summary[name] for name in ("funnel", "database", "tasks", "rounds", "versions")},
         titles=TITLES,
         costs=costs,
+        step_cpu_seconds=step_cpu_seconds(costs),
         figures=figures,
         figure_data={name: script_json(figure.to_json()) for name, figure in figures.items()},
-        crystals=[c.row for c in shown],
+        crystals=[c.row for c in crystals[:MOST_CRYSTALS]],
         n_crystals=len(crystals),
-        n_confirmed=sum(c.row["confirmed"] for c in crystals),
-        links=links,
-        drawings=script_json(_drawings(shown, config.screen.symmetry.symprec)),
+        n_confirmed=n_confirmed,
+        links={name: _data_link(text) for name, text in cifs.items()},
+        drawings=script_json([draw_structure(crystal.structure) for crystal in crystals[:MOST_CRYSTALS]]),
         failures=failures,
         n_failures=n_failures,
-        versions=summary["versions"],
-        calculation=calculation_settings(validate),
-        stores=describe_stores(campaign_stores(config, folder), folder),
-        configuration=configuration_yaml(config),
-        style=Markup(_asset("style.css")),  # noqa: S704  files of this package
-        viewer=Markup(_asset("viewer.js")),  # noqa: S704
-        plotly_js=Markup(get_plotlyjs()),  # noqa: S704
+        style=Markup(_asset("style.css")),
+        viewer=Markup(_asset("viewer.js")),
+        plotly_js=Markup(get_plotlyjs()),
     )
+
+
+def _made(config: Config, folder: Path) -> dict[str, Any]:
+    """How it was made."""
+    rounds = range(1, config.rounds + 1)
+    references, compounds = (
+        [path for n in rounds for path in store_paths(step, config, folder, n)] for step in TASK_STEPS[1:]
+    )
+    return {
+        "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "decisions": decisions({n: folder / f"round_{n}/decision.h5" for n in rounds}),
+        "references": read_references(references),
+        "calculations": calculations([*references, *compounds]),
+        "stores": describe_stores(campaign_stores(config, folder), folder),
+        "configuration": configuration_yaml(config),
+    }
+
+
+def _data_link(cif: str) -> str:
+    return "data:chemical/x-cif;base64," + base64.b64encode(cif.encode()).decode()

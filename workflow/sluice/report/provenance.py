@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +13,6 @@ import yaml
 from sluice.config import Config
 from sluice.report.funnel import CANDIDATE_STEPS, DATABASE_STEPS, TASK_STEPS, store_paths
 from sluice.store import Store
-from sluice.store_format import COUNTS
-
-_STANDARD = {
-    "schema", "schema_version", "campaign", "round", "revision", "settings_sha256", "settings", "inputs_sha256",
-    "created_with", "content_sha256", *(f"count_{name}" for name in COUNTS),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -56,33 +50,32 @@ def describe_stores(paths: Iterable[Path], folder: Path) -> list[StoreLine]:
     return lines
 
 
-def flatten(value: Any, prefix: str = "") -> dict[str, str]:
-    """Nested settings as one line for each value, ``a.b`` → text."""
-    if isinstance(value, str) and value[:1] in "{[":
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError:
-            return {prefix: value}
-    if isinstance(value, dict):
-        found: dict[str, str] = {}
-        for key, part in value.items():
-            found |= flatten(part, f"{prefix}.{key}" if prefix else str(key))
-        return found
-    if isinstance(value, list):
-        return {prefix: ", ".join(str(v) for v in value)}
-    return {prefix: f"{value:.6g}" if isinstance(value, float) else str(value)}
+@dataclass(frozen=True)
+class Calculations:
+    """Settings of all DFT calculations.
+
+    Attributes:
+        setups: number of calculations by what must be equal for their energies to be compared.
+        pseudos: beginning of the pseudopotential's SHA-256 by element.
+    """
+
+    setups: dict[str, int]
+    pseudos: dict[str, str]
 
 
-def calculation_settings(paths: Iterable[Path]) -> dict[str, str]:
-    """What the stores of the DFT steps say about protocol, cutoffs, k points, smearing and pseudopotentials."""
-    found: dict[str, str] = {}
+def calculations(paths: Iterable[Path]) -> Calculations:
+    """How the DFT results of a campaign were computed; a task that occurs in several rounds counts once."""
+    setups: dict[str, str] = {}
+    pseudos: dict[str, str] = {}
     for path in paths:
-        with Store(path, verify=False) as store:
-            extra = {k: v for k, v in store.attributes.items() if k not in _STANDARD}
-        for name, value in flatten(extra).items():
-            known = found.get(name)
-            found[name] = value if known in (None, value) else f"{known}; {value}"
-    return dict(sorted(found.items()))
+        with Store(path, "results", verify=False) as store:
+            if "setup" in store.columns:
+                setups |= dict(zip(store.text("task_id"), store.text("setup"), strict=True))
+            if "pseudos" in store.columns:
+                words = [word.split(":", 1) for text in store.text("pseudos") for word in text.split()]
+                pseudos |= {word[0]: word[1] for word in words if len(word) == 2}
+    counted = Counter(setups.values())
+    return Calculations(dict(sorted(counted.items())), dict(sorted(pseudos.items())))
 
 
 def decisions(paths: dict[int, Path]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pymatgen.core import Structure
+from pymatgen.core import Element, Structure
 from pymatgen.io.cif import CifWriter
 from pymatgen.symmetry.groups import sg_symbol_from_int_number
 
@@ -22,8 +22,9 @@ CSV_COLUMNS = (
     "id", "parent_id", "round", "formula", "space_group", "space_group_symbol", "confirmed", "converged", "novel",
     "formation_energy_ev_per_atom", "formation_energy_corrected_ev_per_atom", "mlip_formation_energy_ev_per_atom",
     "energy_ev_per_atom", "magnetization_mu_b_per_cell", "volume_a3_per_atom", "density_g_per_cm3", "n_atoms",
-    "rank", "code", "protocol", "task_id", "cpu_seconds", "wall_seconds", "attempts", "continuations", "cif",
+    "rank", "code", "protocol", "setup", "task_id", "cpu_seconds", "wall_seconds", "attempts", "continuations", "cif",
 )  # fmt: skip
+CIF_TOLERANCE = 0.01  # Å; the tolerance at which the DFT stage reports space groups
 _ENERGIES = (
     "formation_energy_ev_per_atom",
     "formation_energy_corrected_ev_per_atom",
@@ -82,12 +83,39 @@ def _row(chunk: Chunk, i: int, structure: Structure, round_number: int) -> dict[
         "rank": int(value["parent_rank"]),
         "code": value["code"].decode(),
         "protocol": value["protocol"].decode(),
+        "setup": value["setup"].decode() if "setup" in value else "",
         "task_id": value["task_id"].decode(),
         "cpu_seconds": number(value["cpu_seconds"]),
         "wall_seconds": number(value["wall_seconds"]),
         "attempts": int(value["attempts"]),
         "continuations": int(value["continuations"]),
     }
+
+
+def read_references(paths: list[Path]) -> list[dict[str, Any]]:
+    """The elemental references, one line for each element and setup, in order of atomic number."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for path in paths:
+        with Store(path, "results") as store:
+            if len(store) == 0 or not {"element", "setup"} <= set(store.columns):
+                continue
+            values = {name: store.column(name) for name in store.columns}
+            n_atoms = store.crystals().n_atoms
+        for i, element in enumerate(value.decode() for value in values["element"]):
+            setup = values["setup"][i].decode()
+            found[element, setup] = {
+                "element": element,
+                "setup": setup,
+                "n_atoms": int(n_atoms[i]),
+                "converged": bool(values["converged"][i]),
+                "space_group": _group_label(int(values["space_group"][i])),
+                **{name: number(values[name][i]) for name in (*_ENERGIES[3:], "cpu_seconds")},
+            }
+    return [found[key] for key in sorted(found, key=lambda key: (Element(key[0]).Z, key[1]))]
+
+
+def _group_label(international_number: int) -> str:
+    return f"{space_group_symbol(international_number)} ({international_number})" if international_number else "–"
 
 
 def read_validated(paths: dict[int, Path]) -> list[ValidatedCrystal]:
@@ -119,10 +147,10 @@ def _last(energy: float | None) -> float:
     return float("inf") if energy is None else energy
 
 
-def cif_text(structure: Structure, symprec: float) -> str:
-    """CIF of the crystal with the symmetry that spglib finds at ``symprec`` Å, or P 1 where it finds none."""
+def cif_text(structure: Structure) -> str:
+    """CIF of the crystal with the symmetry that spglib finds, or P 1 where it finds none."""
     try:
-        return str(CifWriter(structure, symprec=symprec))
+        return str(CifWriter(structure, symprec=CIF_TOLERANCE))
     except (ValueError, TypeError):
         return str(CifWriter(structure))
 

@@ -2,13 +2,13 @@
    without WebGL: in headless browsers, over remote desktops, and any number of them on one page. */
 (function () {
   "use strict";
+  /* `#crystal-3` at the end of the address opens the page with the third crystal. */
   var read = function (id) { return JSON.parse(document.getElementById(id).textContent); };
 
   document.querySelectorAll(".plot").forEach(function (box) {
     var figure = read("data-" + box.id);
     Plotly.newPlot(box, figure.data, figure.layout, {
-      responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
-      displayModeBar: box.dataset.bar === "no" ? false : "hover"
+      responsive: true, displaylogo: false, displayModeBar: false
     });
   });
 
@@ -159,5 +159,6 @@
   canvas.addEventListener("dblclick", function () { select(state.k); });
   faces.addEventListener("change", draw);
   window.addEventListener("resize", draw);
-  select(0);
+  var wanted = /^#crystal-(\d+)$/.exec(window.location.hash);
+  select(wanted && crystals[Number(wanted[1]) - 1] ? Number(wanted[1]) - 1 : 0);
 })();
