@@ -37,14 +37,20 @@ def _progress_words(attempt: Attempt) -> str:
     return f"{done:g}{f' of {total:g}' if total else ''} {unit or ''}".strip()
 
 
-def judge(attempts: Path, slurm_job: str, max_continuations: int) -> Continuation | None:
+def judge(attempts: Path, slurm_job: str, since: float, max_continuations: int) -> Continuation | None:
     """Read how the step that ran in a SLURM job ended; None if no step left word.
+
+    Args:
+        attempts: the campaign's attempts file.
+        slurm_job: id of the SLURM job.
+        since: when it was submitted, in seconds since the epoch; a SLURM that lost its state gives ids out again.
+        max_continuations: cap on continuing in a row.
 
     Continuing counts from the last attempt that was anything but a continuation; attempts that were killed without a
     word neither count nor interrupt the count. Progress must advance from one continuation to the next.
     """
     everything = read_attempts(attempts)
-    mine = [a for a in everything if a.slurm_job == slurm_job]
+    mine = [a for a in everything if a.slurm_job == slurm_job and a.started >= since - 1]
     if not mine or mine[-1].outcome is None:
         return None
     last = mine[-1]
