@@ -1,0 +1,149 @@
+"""Every mistake in a configuration is found before anything runs, in one message: key, value, allowed, line."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from sluice.config import Config
+from sluice.config_docs import walk_keys
+from sluice.config_file import check_config, load_config
+from sluice.errors import ConfigError
+
+
+@pytest.fixture
+def load(tmp_path):
+    def read(text: str) -> Config:
+        path = tmp_path / "c.yaml"
+        path.write_text(text)
+        return load_config(path)
+
+    return read
+
+
+def message(load, text: str) -> str:
+    with pytest.raises(ConfigError) as problem:
+        load(text)
+    return str(problem.value)
+
+
+def test_empty_file_is_the_default(load):
+    config = load("")
+    assert config.model_copy(update={"results": Path("results")}) == Config()
+    assert config.results == Path.cwd() / "results"
+
+
+def test_configuration_is_frozen():
+    with pytest.raises(ValidationError, match="frozen"):
+        Config().rounds = 3
+
+
+def test_every_key_is_documented():
+    for key in walk_keys():
+        assert key.section is not None or key.field.description, f"{key.name} has no description"
+        assert key.section is None or key.section.__doc__
+
+
+def test_default_file_says_every_key_and_nothing_else(repository):
+    values = yaml.safe_load((repository / "config" / "config.yaml").read_text())
+    assert Config.model_validate(values) == Config()
+    for key in walk_keys():
+        node = values
+        for part in key.name.split("."):
+            assert part in node, f"{key.name} is missing"
+            node = node[part]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("campain: x", ["line 1", "campain", "unknown key", "campaign"]),
+        ("screen:\n  relax:\n    candidate: 3", ["line 3", "screen.relax.candidate", "unknown key", "candidates"]),
+        ("rounds: many", ["line 1", "rounds = 'many'", "integer"]),
+        ("rounds: 0", ["rounds = 0", "greater than or equal to 1"]),
+        ("seed: -1", ["seed = -1"]),
+        ("screen:\n  shortlist:\n    dft_cpu_seconds: -5", ["line 3", "dft_cpu_seconds = -5", "greater than 0"]),
+        ("chemistry:\n  elements: [Li, Xx, O]", ["line 2", "Xx", "not supported"]),
+        ("chemistry:\n  elements: [Li, Ce, O]", ["Ce", "without Ce-Lu"]),
+        ("chemistry:\n  elements: [Li, Li, O]", ["listed twice"]),
+        ("chemistry:\n  elements: [Li, O]", ["elements", "3"]),
+        ("chemistry:\n  space_groups: [225, 12]", ["12", "216"]),
+        ("campaign: dft", ["'dft' is reserved"]),
+        ("campaign: ../x", ["campaign = '../x'", "letters, digits"]),
+        ("campaign: 3", ["campaign = 3", "string"]),
+        ("validate:\n  protocol: best", ["protocol = 'best'", "fast"]),
+        ("validate:\n  ranks: 2\n  launch: mpirun", ["launch must contain {ranks}"]),
+        ("curate:\n  source: files", ["files.path must be given"]),
+        ("curate:\n  validation_share: 0.5\n  test_share: 0.5", ["below 0.9"]),
+        ("curate:\n  source: files\n  files:\n    path: nowhere", ["line 4", "curate.files.path", "no such file"]),
+        ("validate:\n  pseudos: /nowhere", ["line 2", "validate.pseudos = '/nowhere'", "no such file"]),
+        ("generate:\n  allowed_elements: [Fe]", ["Fe", "chemistry.elements"]),
+        ("chemistry:\n  elements: [Li, O, F]\ngenerate:\n  excluded_elements: [F]", ["fewer than 3 elements"]),
+        ("screen:\n  objectives: []", ["objectives", "1"]),
+        ("screen:\n  objectives:\n    - quantity: x", ["direction", "target"]),
+        ("screen:\n  objectives:\n    - {quantity: x, target: [2, 1]}", ["[lower, upper]"]),
+        (
+            "screen:\n  objectives:\n    - {quantity: x, direction: minimize, model: no.ckpt}",
+            ["no.ckpt", "no such file"],
+        ),
+        ("rounds: 1\nrounds: 2", ["rounds", "given twice", "lines 1 and 2"]),
+        ("train: 3", ["train"]),
+        ("- a\n- b", ["must hold keys and values"]),
+        ("a: [", ["not valid YAML"]),
+        ("a: !!python/object:os.system {}", ["not valid YAML"]),
+    ],
+)
+def test_mistakes_are_named(load, text, words):
+    found = message(load, text)
+    assert "c.yaml" in found
+    for word in words:
+        assert word in found, found
+
+
+def test_more_ranks_than_cores(load):
+    cores = os.cpu_count()
+    found = message(load, f"validate:\n  ranks: {cores + 1}")
+    assert f"ranks is {cores + 1}" in found and f"{cores} cores" in found
+    assert load(f"validate:\n  ranks: {cores + 1}\n  launch: srun -n {{ranks}}").validate_.ranks == cores + 1
+
+
+def test_all_problems_in_one_message(load):
+    found = message(load, "rounds: 0\nfoo: 1\nvalidate:\n  protocol: best\ncampaign: dft\n")
+    for word in ("rounds = 0", "foo: unknown key", "protocol = 'best'", "reserved"):
+        assert word in found
+
+
+def test_missing_and_unreadable_files(tmp_path):
+    with pytest.raises(ConfigError, match=r"none\.yaml: no such configuration file"):
+        load_config(tmp_path / "none.yaml")
+    (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00a: 1")
+    with pytest.raises(ConfigError, match=r"b\.yaml: not valid YAML"):
+        load_config(tmp_path / "b.yaml")
+
+
+def test_relative_paths_mean_the_file_for_inputs_and_the_current_directory_for_outputs(tmp_path, monkeypatch):
+    (tmp_path / "conf" / "cifs").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    path = tmp_path / "conf" / "c.yaml"
+    path.write_text("results: out\nvalidate: {scratch: work}\ncurate: {source: files, files: {path: cifs}}\n")
+    config = load_config(path)
+    assert config.curate.files.path == tmp_path / "conf" / "cifs"
+    assert config.workdir == tmp_path / "elsewhere" / "out" / "halides"
+    assert config.validate_.scratch == tmp_path / "elsewhere" / "work"
+    assert config.library == tmp_path / "elsewhere" / "out" / "dft"
+
+
+def test_written_and_read_again_is_the_same(load, tmp_path):
+    config = load("rounds: 2\nvalidate: {ranks: 1}\n")
+    text = yaml.safe_dump(config.model_dump(mode="json", by_alias=True))
+    assert load(text) == config
+
+
+def test_values_without_a_file_are_checked_too():
+    with pytest.raises(ConfigError, match="configuration cannot be run"):
+        check_config({"rounds": 0})

@@ -1,0 +1,51 @@
+"""What rules ask while the DAG is made."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+from sluice import dag
+from sluice.config import Config
+
+
+def round_(number: int) -> SimpleNamespace:
+    return SimpleNamespace(round=str(number))
+
+
+def test_first_round_has_nothing_before():
+    for name in (
+        "earlier_decision",
+        "earlier_generator",
+        "earlier_screener",
+        "earlier_validated",
+        "earlier_shortlists",
+    ):
+        assert getattr(dag, name)(round_(1)) == []
+
+
+def test_later_rounds_look_back():
+    assert dag.earlier_decision(round_(3)) == ["round_2/decision.h5"]
+    assert dag.earlier_validated(round_(3)) == ["round_1/validate/validated.h5", "round_2/validate/validated.h5"]
+    assert dag.earlier_shortlists(round_(2)) == ["round_1/screen/shortlist.h5"]
+    assert "round_1/train/generator.ckpt" in dag.earlier_generator(round_(2))
+    assert "round_1/train/screener.ckpt" in dag.earlier_screener(round_(2))
+
+
+def test_resources_double_with_every_attempt():
+    assert [dag.memory_mb(2000)(None, n) for n in (1, 2, 3)] == [2000, 4000, 8000]
+    assert [dag.runtime_minutes(30)(None, n) for n in (1, 2, 3)] == [30, 60, 120]
+
+
+def test_settings_are_one_section_as_json():
+    config = Config()
+    one = json.loads(dag.settings_json(config.screen.geometry)(None))
+    assert one == config.screen.geometry.model_dump(mode="json")
+    two = json.loads(dag.settings_json(config.screen.geometry, config.stop)(None))
+    assert two == [one, {"confirmed": None}]
+
+
+def test_settings_keep_braces_and_do_not_change_between_runs():
+    text = dag.settings_json(Config().validate_)(None)
+    assert "{ranks}" in text
+    assert text == dag.settings_json(Config.model_validate({}).validate_)(None)

@@ -1,0 +1,61 @@
+"""What made a file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+import subprocess
+
+import numpy as np
+import pytest
+
+from sluice import provenance
+
+
+@pytest.fixture(autouse=True)
+def forget():
+    yield
+    provenance.git_commit.cache_clear()
+    provenance.created_with.cache_clear()
+
+
+def test_digests(tmp_path):
+    data = bytes(range(256)) * 10_000
+    (tmp_path / "a").write_bytes(data)
+    assert provenance.sha256_of_file(tmp_path / "a") == hashlib.sha256(data).hexdigest()
+    assert provenance.sha256_of_text("Å") == hashlib.sha256("Å".encode()).hexdigest()
+
+
+def test_versions_of_what_decides_results():
+    versions = json.loads(provenance.created_with())
+    assert versions["python"] == platform.python_version()
+    assert versions["numpy"] == np.__version__
+    assert {"sluice-crystals", "torch", "pymatgen", "chgnet", "commit"} <= set(versions)
+
+
+def test_commit_is_that_of_the_checkout(repository, monkeypatch):
+    monkeypatch.delenv("SLUICE_COMMIT", raising=False)
+    provenance.git_commit.cache_clear()
+    head = subprocess.run(
+        ["git", "-C", str(repository), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    if head.returncode != 0:
+        pytest.skip("not a git checkout")
+    assert re.fullmatch(re.escape(head.stdout.strip()) + r"(\+dirty)?", provenance.git_commit())
+
+
+def test_commit_may_be_given_or_unknown(monkeypatch, tmp_path):
+    provenance.git_commit.cache_clear()
+    monkeypatch.setenv("SLUICE_COMMIT", "abc")
+    assert provenance.git_commit() == "abc"
+    provenance.git_commit.cache_clear()
+    monkeypatch.delenv("SLUICE_COMMIT")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert provenance.git_commit() == "unknown"
+
+
+def test_existing_inputs(tmp_path):
+    (tmp_path / "a").write_text("")
+    assert provenance.existing([tmp_path / "a", tmp_path / "b", None]) == [tmp_path / "a"]
