@@ -16,7 +16,6 @@ import hashlib
 import json
 import math
 import os
-import platform
 import time
 from datetime import UTC, datetime
 from functools import cache
@@ -24,9 +23,14 @@ from pathlib import Path
 
 import numpy as np
 from pymatgen.core import Composition, Lattice, Structure
-from sluice.provenance import git_commit
+
 from sluice.validate.espresso.flows import run_calculation
-from sluice.validate.espresso.sets import PROTOCOLS, CalculationSettings, calculation_settings, prepare_structure, tier_for
+from sluice.validate.espresso.sets import (
+    CalculationSettings,
+    calculation_settings,
+    prepare_structure,
+    tier_for,
+)
 from sluice.validate.pseudos import find_pseudos
 from sluice.validate.references import reference_structure
 
@@ -39,8 +43,10 @@ SPIN_ELEMENTS = ("Cr", "Mn", "Fe", "Co", "Ni")
 MAIN = ("Li", "Na", "Mg", "Al", "Ca", "Ti", "Co", "Ni", "Pt", "Be", "Sc", "O", "F", "S", "Cl")
 NITRIDES = ("Li", "Al", "Sc", "N")
 # In the order of work: cheap ones and those that share references first.
+# fmt: off
 COMPOUNDS = (
-    ("mp-1138", "LiF", "halide"), ("mp-682", "NaF", "halide"), ("mp-1960", "Li2O", "oxide"), ("mp-2605", "CaO", "oxide"),
+    ("mp-1138", "LiF", "halide"), ("mp-682", "NaF", "halide"), ("mp-1960", "Li2O", "oxide"),
+    ("mp-2605", "CaO", "oxide"),
     ("mp-2741", "CaF2", "halide"), ("mp-22862", "NaCl", "halide"), ("mp-1067", "LiAl", "intermetallic"),
     ("mp-1487", "AlNi", "intermetallic"), ("mp-2593", "AlNi3", "intermetallic"), ("mp-2352", "Na2O", "oxide"),
     ("mp-1672", "CaS", "sulfide"), ("mp-1153", "Li2S", "sulfide"), ("mp-648", "Na2S", "sulfide"),
@@ -48,7 +54,8 @@ COMPOUNDS = (
     ("mp-2542", "BeO", "oxide"), ("mp-422", "BeS", "sulfide"), ("mp-2857", "ScN", "nitride"),
     ("mp-1315", "MgS", "sulfide"), ("mp-284", "AlCo", "intermetallic"), ("mp-1033", "BeNi", "intermetallic"),
     ("mp-949", "CoPt", "intermetallic"), ("mp-1953", "TiAl", "intermetallic"),
-)  # fmt: skip
+)
+# fmt: on
 
 
 def data(*parts: str) -> Path:
@@ -98,7 +105,11 @@ def mp_formation_energy(material: str, *, same_polymorph: bool) -> float:
 
 def settings_of(structure: Structure, tier: str, **options: object) -> CalculationSettings:
     return calculation_settings(
-        structure, protocol=PROTOCOL, tier=tier, spin_elements=SPIN_ELEMENTS, **options  # type: ignore[arg-type]
+        structure,
+        protocol=PROTOCOL,
+        tier=tier,
+        spin_elements=SPIN_ELEMENTS,
+        **options,  # type: ignore[arg-type]
     )
 
 
@@ -134,10 +145,10 @@ def calculate(label: str, structure: Structure, settings: CalculationSettings) -
     }
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(values, indent=1))
-    os.replace(partial, path)
+    partial.replace(path)
     print(
-        f"{datetime.now(UTC):%H:%M:%S} {label}: {result.energy_ev_per_atom:.4f} eV/atom, {result.cpu_seconds:.0f} CPU-s, "
-        f"{time.time() - began:.0f} s {result.reason or ''}",
+        f"{datetime.now(UTC):%H:%M:%S} {label}: {result.energy_ev_per_atom:.4f} eV/atom, "
+        f"{result.cpu_seconds:.0f} CPU-s, {time.time() - began:.0f} s {result.reason or ''}",
         flush=True,
     )
     return values

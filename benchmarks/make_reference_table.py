@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from pymatgen.core import Element, Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
+
 from sluice.validate.espresso.sets import prepare_structure, space_group_number
 
 TARGET = Path(__file__).parents[1] / "workflow" / "sluice" / "validate" / "references.csv"
@@ -30,7 +31,9 @@ CHOICE = {
     **dict.fromkeys(("Li", "Na", "K", "Rb", "Cs", "Ba", "V", "Nb", "Ta", "Cr", "Mo", "W", "Fe"), BCC),
     **dict.fromkeys(("Al", "Ca", "Sr", "Ni", "Cu", "Rh", "Pd", "Ag", "Ir", "Pt", "Au", "Pb"), FCC),
     **dict.fromkeys(("He", "Ne", "Ar", "Kr", "Xe", "La"), FCC),
-    **dict.fromkeys(("Be", "Mg", "Sc", "Y", "Ti", "Zr", "Hf", "Tc", "Re", "Ru", "Os", "Co", "Zn", "Cd", "Tl", "Mn"), HCP),
+    **dict.fromkeys(
+        ("Be", "Mg", "Sc", "Y", "Ti", "Zr", "Hf", "Tc", "Re", "Ru", "Os", "Co", "Zn", "Cd", "Tl", "Mn"), HCP
+    ),
     **dict.fromkeys(("Si", "Ge", "Sn"), DIAMOND),
     **dict.fromkeys(("As", "Sb", "Bi"), A7),
     **dict.fromkeys(("Se", "Te"), CHAIN),
@@ -119,7 +122,9 @@ def dimer_row(element: str) -> dict[str, str]:
 def ring_row(polymorphs: dict) -> dict[str, str]:
     """The table's row of sulfur: the S8 ring in a box, taken from the source's ring in a much larger one."""
     energy, ring = next((e, s) for e, s in candidates(polymorphs) if len(s) == 8 and s.volume / len(s) > 500)
-    molecule = np.array(ring.lattice.get_cartesian_coords(ring.frac_coords - np.round(ring.frac_coords - ring.frac_coords[0])))
+    molecule = np.array(
+        ring.lattice.get_cartesian_coords(ring.frac_coords - np.round(ring.frac_coords - ring.frac_coords[0]))
+    )
     molecule -= molecule.mean(axis=0)
     flat = np.linalg.svd(molecule, full_matrices=False)[2]
     molecule = molecule @ ring_axes(molecule, flat).T

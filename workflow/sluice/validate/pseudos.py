@@ -1,7 +1,7 @@
 """SSSP PBE efficiency 1.3.0: where the pseudopotentials are, how to get them, and that they are the right ones.
 
-``pseudos.csv`` states file, digests, recommended cutoffs (Ry) and valence of all 103 elements. Source of file names, md5
-sums and cutoffs: G. Prandini et al., npj Comput. Mater. 2018, 4, 72, library version 1.3.0.
+``pseudos.csv`` states file, digests, recommended cutoffs (Ry) and valence of all 103 elements. Source of file names,
+md5 sums and cutoffs: G. Prandini et al., npj Comput. Mater. 2018, 4, 72, library version 1.3.0.
 """
 
 from __future__ import annotations
@@ -106,12 +106,15 @@ class PseudoLibrary:
         row = pseudopotential(element)
         path = self.directory / row.file
         if not path.is_file():
-            raise MissingProgramError(f"{path}: no pseudopotential for {element}; get them with `sluice pseudos install`")
+            raise MissingProgramError(
+                f"{path}: no pseudopotential for {element}; get them with `sluice pseudos install`"
+            )
         stat = path.stat()
         digest = _md5(path, stat.st_mtime_ns, stat.st_size)
         if digest != row.md5:
             raise PseudopotentialError(
-                f"{path}: md5 is {digest}, but {LIBRARY} has {row.md5}; get the right file with `sluice pseudos install`"
+                f"{path}: md5 is {digest}, but {LIBRARY} has {row.md5};"
+                " get the right file with `sluice pseudos install`"
             )
         return path
 
@@ -231,7 +234,7 @@ def _copy_verified(found: Path, target: Path) -> None:
     for row in pseudo_table().values():
         partial = target / f".{row.file}.{os.getpid()}"
         shutil.copyfile(found / row.file, partial)
-        os.replace(partial, target / row.file)
+        partial.replace(target / row.file)
 
 
 def _debian_source() -> str:
@@ -267,7 +270,11 @@ def _from_debian(work: Path) -> Path:
     if not packages:
         raise MissingProgramError(f"apt-get downloaded no {DEBIAN_PACKAGE}")
     subprocess.run(
-        ["dpkg", "-x", str(packages[-1]), str(work / "unpacked")], check=True, capture_output=True, text=True, timeout=600
+        ["dpkg", "-x", str(packages[-1]), str(work / "unpacked")],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
     return work / "unpacked" / "usr" / "share" / "espresso" / "pseudo"
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 import math
-import os
 import shutil
 import uuid
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jobflow import Flow, JobStore, Maker, run_locally
+from jobflow import Flow, Job, JobStore, Maker, run_locally
 from maggma.stores import JSONStore
 from pymatgen.core import Structure
 
@@ -48,7 +47,7 @@ class RelaxStaticMaker(Maker):
         """The id of a job of this task, the same in every process."""
         return str(uuid.uuid5(NAMESPACE, f"{self.task_id}/{name}"))
 
-    def make(self, structure: Structure, done: tuple[str, ...] = ()) -> Flow | None:
+    def make(self, structure: Structure, done: tuple[str, ...] = ()) -> Flow:  # type: ignore[override]
         """Build the flow.
 
         Args:
@@ -56,10 +55,10 @@ class RelaxStaticMaker(Maker):
             done: names of jobs that are in the store already; they are left out and referred to.
 
         Returns:
-            The flow of the jobs that are left; None if all are done.
+            The flow of the jobs that are left, maybe none.
         """
         settings = CalculationSettings(**self.settings)
-        jobs = []
+        jobs: list[Flow | Job] = []
         source: Any = structure
         makers: list[BaseEspressoMaker] = []
         if settings.relax != "none":
@@ -71,7 +70,7 @@ class RelaxStaticMaker(Maker):
             source = made.output["structure"]
             if maker.name not in done:
                 jobs.append(made)
-        return Flow(jobs, name=self.name) if jobs else None
+        return Flow(jobs, name=self.name)
 
 
 def open_store(path: Path) -> JobStore:
@@ -80,7 +79,7 @@ def open_store(path: Path) -> JobStore:
         try:
             json.loads(path.read_text(encoding="utf-8"))
         except json.JSONDecodeError:
-            os.replace(path, path.with_suffix(".broken"))
+            path.replace(path.with_suffix(".broken"))
     store = JobStore(JSONStore(str(path), read_only=False))
     store.connect()
     return store
@@ -151,7 +150,7 @@ def run_calculation(
             done = tuple(name for name, row in _documents(store, maker).items() if row["converged"])
             _clear_failed(task_dir, store, maker, done)
             flow = maker.make(structure, done)
-            if flow is not None:
+            if flow.jobs:
                 run_locally(
                     flow, store=store, root_dir=str(task_dir), log=False, allow_external_references=True,
                     raise_immediately=True,
@@ -172,7 +171,7 @@ def _clear_failed(task_dir: Path, store: JobStore, maker: RelaxStaticMaker, done
             folder = task_dir / name
             number = sum(1 for _ in task_dir.glob(f"{name}.failed*")) + 1
             if (folder / STATE_FILE).exists():
-                os.replace(folder, task_dir / f"{name}.failed{number}")
+                folder.replace(task_dir / f"{name}.failed{number}")
 
 
 def _pack(task_dir: Path, outdir: Path) -> None:

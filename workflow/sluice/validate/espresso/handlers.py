@@ -16,9 +16,7 @@ from custodian.custodian import ErrorHandler, Validator
 
 from sluice.validate.espresso.inputs import ERROR_FILE, OUTPUT_FILE, EspressoInputs
 from sluice.validate.espresso.outputs import PwOutput, read_output
-from sluice.validate.espresso.run import History, has_density
-
-Changes = dict[str, dict[str, Any]]
+from sluice.validate.espresso.run import Changes, History, has_density
 
 
 class Diagnosis(StrEnum):
@@ -65,7 +63,8 @@ def diagnose(directory: Path) -> Situation:
     if (directory / ERROR_FILE).exists():
         stderr = (directory / ERROR_FILE).read_text(encoding="utf-8", errors="replace")[-4000:]
     relaxing = inputs.namelists["control"]["calculation"] != "scf"
-    done = output.complete and history.exit_code() == 0 and (output.relaxed or not relaxing)
+    # An exit code that nobody was there to write down is as good as 0 if the output is whole.
+    done = output.complete and history.exit_code() in (0, None) and (output.relaxed or not relaxing)
     charge = output.error is not None and "charge is wrong" in output.error[1]
     if done:
         diagnosis = Diagnosis.DONE
@@ -84,6 +83,11 @@ def diagnose(directory: Path) -> Situation:
     else:
         diagnosis = Diagnosis.CRASH
     return Situation(diagnosis, inputs, output, history, stderr)
+
+
+def finished(directory: Path) -> bool:
+    """Whether there is nothing left to run, say because the process died between pw.x's end and the record of it."""
+    return diagnose(directory).diagnosis in (Diagnosis.DONE, Diagnosis.RELAXED)
 
 
 def explain(directory: Path) -> str:
@@ -149,7 +153,7 @@ class EspressoHandler(ErrorHandler):
         if plan is None:
             now.history.add("gave_up", handler=type(self).__name__, problem=problem, spent=spent)
             return {"errors": [problem], "actions": None}
-        base = {"control": {"restart_mode": "from_scratch"}, "electrons": {"startingwfc": None}}
+        base: Changes = {"control": {"restart_mode": "from_scratch"}, "electrons": {"startingwfc": None}}
         changes = {name: {**base.get(name, {}), **plan.changes.get(name, {})} for name in {*base, *plan.changes}}
         inputs = now.inputs.changed(changes, now.output.structure if plan.from_geometry else None)
         if plan.drop_flags:
@@ -209,7 +213,7 @@ def _pot(now: Situation) -> str:
 
 
 def _diagonalization(now: Situation) -> Plan | None:
-    """Davidson with a larger space, then conjugate gradients, then ParO."""
+    """Davidson with a larger space, then conjugate gradients."""
     tried = now.inputs.namelists["electrons"]
     if tried.get("diagonalization", "david") != "david":
         return None
@@ -237,7 +241,7 @@ def guess_bands(inputs: EspressoInputs) -> int:
 def _smearing(now: Situation) -> Plan | None:
     """Fixed occupations on a metal: smear as everything else does."""
     if now.inputs.namelists["system"].get("occupations") == "smearing":
-        return None
+        return _charge(now)
     return Plan({"system": {"occupations": "smearing", "smearing": "cold", "degauss": 0.02}})
 
 
@@ -278,19 +282,19 @@ def _symmetry(now: Situation) -> Plan | None:
 
 # First match wins; patterns are searched in "routine: message".
 ROUTINE_ERRORS = (
+    (r"smearing is needed|fixed occupations|specify occupations|system is metallic", _smearing),
     (r"charge is wrong", _charge),
     (r"too few bands|bands.*not enough|nbnd.*too small", _bands),
-    (r"S matrix not positive definite|cholesky|[cr]diaghg|diagonalization failed|eigenvectors failed", _diagonalization),
-    (r"too many bands are not converged", _diagonalization),
-    (r"some nodes have no k-points|pools|nproc|processors", _pools),
-    (r"fixed occupations|specify occupations|system is metallic|occupations.*smearing", _smearing),
+    (r"S matrix not positive definite|cholesky|[cr]diaghg|diagonalization failed|eigenvectors failed|"
+     r"too many bands are not converged", _diagonalization),
+    (r"some nodes have no k-points|number of pools|mp_start_pools", _pools),
     (r"larger cell_factor|cell_factor too small|Not enough space allocated for radial FFT", _cell_factor),
     (r"dE0s is positive|bfgs.*history already reset|trust.radius", _bfgs),
     (r"not orthogonal operation|symmetry operations? not satisfied|checkallsym|lattice.*symm", _symmetry),
     (r"davcio|diropn|read_rhog|read_wfc|read_scf|pw_restart|readfile_xml|error (opening|reading|while reading) .*(save|"
      r"file|wfc|charge)|fail to open|reading xml|restart", _fresh),
 )  # fmt: skip
-HOPELESS = r"read_namelists|read_cards|readpp|read_upf|upflib|pseudopotential|bad line|unknown|namelist"
+HOPELESS = r"read_namelists|read_cards|readpp|read_upf|upflib|pseudopotential|bad line|namelist|more bands than PWs"
 
 
 class RoutineErrorHandler(EspressoHandler):
@@ -304,9 +308,8 @@ class RoutineErrorHandler(EspressoHandler):
         for pattern, change in ROUTINE_ERRORS:
             if re.search(pattern, text, re.I):
                 return change(now)
-        if re.search(HOPELESS, text, re.I) or now.history.count("correction", handler=type(self).__name__, fresh=True):
-            return None
-        return _fresh(now) if now.history.count("correction", handler=type(self).__name__) == 0 else None
+        tried = now.history.count("correction", handler=type(self).__name__) > 0
+        return None if tried or re.search(HOPELESS, text, re.I) else _fresh(now)
 
 
 # What an MPI launcher says when trying again cannot help.
@@ -347,4 +350,4 @@ class SuccessValidator(Validator):
 
     def check(self, directory: str = "./") -> bool:
         """True means that the job failed."""
-        return diagnose(Path(directory)).diagnosis not in (Diagnosis.DONE, Diagnosis.RELAXED)
+        return not finished(Path(directory))

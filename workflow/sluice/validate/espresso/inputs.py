@@ -95,7 +95,9 @@ class EspressoInputs:
             if name not in ("numbers", "positions"):
                 del atoms.arrays[name]
         if self.moments:
-            atoms.set_initial_magnetic_moments([self.moments.get(symbol, 0.0) for symbol in atoms.get_chemical_symbols()])
+            atoms.set_initial_magnetic_moments(
+                [self.moments.get(symbol, 0.0) for symbol in atoms.get_chemical_symbols()]
+            )
         write(
             directory / INPUT_FILE,
             atoms,
@@ -108,7 +110,7 @@ class EspressoInputs:
         )
         partial = directory / f".{STATE_FILE}.{os.getpid()}"
         partial.write_text(self.to_json(), encoding="utf-8")
-        os.replace(partial, directory / STATE_FILE)
+        partial.replace(directory / STATE_FILE)
 
 
 def make_inputs(
@@ -172,6 +174,4 @@ def make_inputs(
         control["tstress"] = True
         namelists["cell"] = {"cell_dynamics": "bfgs", "press_conv_thr": settings.pressure_threshold_kbar}
     grid = settings.kpoints if calculation == "scf" else settings.relax_kpoints
-    return EspressoInputs(
-        structure, namelists, grid, {e: p.name for e, p in paths.items()}, settings.starting_moments
-    )
+    return EspressoInputs(structure, namelists, grid, {e: p.name for e, p in paths.items()}, settings.starting_moments)

@@ -9,6 +9,7 @@ from jobflow import Maker, Response, job
 from pymatgen.core import Structure
 
 from sluice.errors import SluiceError
+from sluice.validate.espresso.handlers import finished
 from sluice.validate.espresso.inputs import STATE_FILE, EspressoInputs, make_inputs
 from sluice.validate.espresso.run import Launch, has_density, locked, run_espresso
 from sluice.validate.espresso.schemas import EspressoTaskDocument
@@ -68,12 +69,14 @@ class BaseEspressoMaker(Maker):
         with locked(Path(place.outdir)):
             if not (directory / STATE_FILE).exists():
                 self._write(structure, directory, place)
-            reason = run_espresso(
-                directory,
-                launch=place.launch,
-                max_attempts=place.max_attempts,
-                max_continuations=place.max_continuations,
-            )
+            reason = None
+            if not finished(directory):
+                reason = run_espresso(
+                    directory,
+                    launch=place.launch,
+                    max_attempts=place.max_attempts,
+                    max_continuations=place.max_continuations,
+                )
         document = EspressoTaskDocument.from_directory(directory, reason)
         return Response(output=document.model_dump(), stop_children=not document.converged)
 

@@ -18,7 +18,9 @@ _MOMENT = re.compile(r"^\s+total magnetization\s+=\s+" + _NUMBER, re.M)
 _PRESSURE = re.compile(r"P=\s*" + _NUMBER)
 _FORCE = re.compile(r"^\s+Total force =\s+" + _NUMBER, re.M)
 _TIME = re.compile(r"^\s+PWSCF\s+:\s+(.+?)\s*CPU\s+(.+?)\s*WALL", re.M)
-_ERROR = re.compile(r"%{20,}\s*\n\s*(?:Error in routine|task #.*\n\s*from)\s+(\S+)\s*(?:\(.*?\)|:.*)?\s*:?\s*\n(.*?)\n\s*%{20,}", re.S)
+_ERROR = re.compile(
+    r"%{20,}\s*\n\s*(?:Error in routine|task #.*\n\s*from)\s+(\S+)\s*(?:\(.*?\)|:.*)?\s*:?\s*\n(.*?)\n\s*%{20,}", re.S
+)
 _VERSION = re.compile(r"Program PWSCF v\.(\S+)")
 _CELL = re.compile(r"CELL_PARAMETERS \(?(alat=\s*[\d.]+|angstrom|bohr)\)?\n((?:.*\n){3})")
 _POSITIONS = re.compile(r"ATOMIC_POSITIONS \(?(\w+)\)?\n((?:[A-Z][A-Za-z0-9_-]*\s+[-\d.]+\s+[-\d.]+\s+[-\d.]+.*\n)+)")
@@ -35,7 +37,7 @@ class PwOutput:
         version: pw.x's version, "" if unknown.
         job_done: whether "JOB DONE" was printed (also after running out of time).
         energies_ev: converged total energies (``!``) in order, eV per cell.
-        scf_failed: whether the last scf ended without convergence.
+        scf_failed: whether an scf ended without convergence (pw.x then stops).
         out_of_time: whether pw.x stopped itself at ``max_seconds`` or was told to.
         relaxed: whether a relaxation printed that it converged.
         final_scf: whether the scf after a converged relaxation of the cell has its energy.
@@ -134,8 +136,6 @@ def parse_output(text: str, start: Structure | None = None) -> PwOutput:
         text: what pw.x printed so far.
         start: the structure it started from, for what relaxations at fixed cell do not print.
     """
-    last_scf_end = max(text.rfind("convergence has been achieved"), text.rfind("End of self-consistent calculation"))
-    not_achieved = text.rfind("convergence NOT achieved")
     relaxed = re.search(r"bfgs converged in|End final coordinates", text)
     times = _TIME.findall(text)
     error = _ERROR.search(text)
@@ -146,12 +146,10 @@ def parse_output(text: str, start: Structure | None = None) -> PwOutput:
         version=(_VERSION.findall(text) or [""])[-1],
         job_done="JOB DONE" in text,
         energies_ev=tuple(energies),
-        scf_failed=not_achieved >= 0 and not_achieved > text.rfind("convergence has been achieved", 0, last_scf_end + 1),
+        scf_failed="convergence NOT achieved" in text,
         out_of_time="Maximum CPU time exceeded" in text or "Program stopped by user request" in text,
         relaxed=relaxed is not None,
-        final_scf=relaxed is not None and bool(_ENERGY.search(text, text.find("End final coordinates")))
-        if "End final coordinates" in text
-        else False,
+        final_scf="End final coordinates" in text and bool(_ENERGY.search(text, text.find("End final coordinates"))),
         out_of_steps="The maximum number of steps has been reached" in text,
         error=(error.group(1).strip(" :"), " ".join(error.group(2).split())) if error else None,
         structure=_structure(text, start),

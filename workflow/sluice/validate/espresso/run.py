@@ -30,6 +30,7 @@ HISTORY_FILE = "attempts.jsonl"
 LOCK_FILE = "lock"
 # ASSUME: atoms closer than this share of the sum of their covalent radii are a mistake, not a structure.
 MIN_DISTANCE_RATIO = 0.5
+Changes = dict[str, dict[str, Any]]  # namelist → key → new value, None to remove
 PR_SET_PDEATHSIG = 1
 
 
@@ -52,11 +53,12 @@ class Launch:
     command: str = "pw.x"
 
     def words(self, flags: tuple[str, ...] = ()) -> list[str]:
-        """The whole command line, ranks wrapped so that they die with the launcher where that can be had."""
+        """The whole command line; where ``setpriv`` exists, launcher and ranks are told to die with their parent."""
         launcher = shlex.split(self.template.format(ranks=self.ranks))
         setpriv = shutil.which("setpriv")
-        tie = [setpriv, "--pdeathsig", "KILL"] if setpriv and launcher and Path(launcher[0]).name != "srun" else []
-        return [*launcher, *tie, self.command, *flags, "-in", INPUT_FILE]
+        tie = [setpriv, "--pdeathsig", "KILL"] if setpriv else []
+        own = tie if launcher and Path(launcher[0]).name != "srun" else []  # srun's ranks are slurmstepd's to end
+        return [*tie, *launcher, *own, self.command, *flags, "-in", INPUT_FILE]
 
     def check(self) -> None:
         """See that the programs exist.
@@ -173,7 +175,7 @@ def check_geometry(structure: Structure) -> None:
 
 
 def _die_with_parent() -> None:
-    """Runs in the child between fork and exec: the kernel kills it when our process ends, even by SIGKILL."""
+    """Runs in the child between fork and exec, where there is no setpriv: the kernel kills it when we end."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -215,7 +217,7 @@ class EspressoJob(Job):
             output = read_output(here / OUTPUT_FILE, inputs.structure)
             spent = (here / OUTPUT_FILE).stat().st_mtime - history.events()[-1]["time"]
             start = {"startingpot": "file" if has_density(inputs) else "atomic", "startingwfc": None}
-            changes = {"control": {"restart_mode": "from_scratch"}, "electrons": start}
+            changes: Changes = {"control": {"restart_mode": "from_scratch"}, "electrons": start}
             inputs = inputs.changed(changes, output.structure)
             history.add("end", exit_code=-9, wall_seconds=max(0.0, spent), cpu_seconds=max(0.0, spent), estimated=True)
             history.add("correction", kind="continuation", handler="setup", problem="interrupted", changes=changes)
@@ -229,7 +231,7 @@ class EspressoJob(Job):
         inputs = EspressoInputs.read(here)
         for name in (OUTPUT_FILE, ERROR_FILE):
             if (here / name).exists():
-                os.replace(here / name, here / f"{name}.{history.starts}")
+                (here / name).replace(here / f"{name}.{history.starts}")
         Path(inputs.namelists["control"]["outdir"]).mkdir(parents=True, exist_ok=True)
         before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.time()
         with (here / OUTPUT_FILE).open("wb") as out, (here / ERROR_FILE).open("wb") as err:
@@ -237,7 +239,7 @@ class EspressoJob(Job):
             history.add("start", command=shlex.join(words), number=history.starts + 1)
             process = subprocess.Popen(
                 words, cwd=here, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment(),
-                preexec_fn=_die_with_parent,
+                preexec_fn=None if words[0] == shutil.which("setpriv") else _die_with_parent,  # noqa: PLW1509
             )  # fmt: skip
             try:
                 process.wait()

@@ -228,17 +228,22 @@ def prepare_structure(structure: Structure) -> Structure:
     Raises:
         SluiceError: if spglib finds no symmetry (atoms on top of each other).
     """
-    cell = (structure.lattice.matrix, structure.frac_coords, [site.specie.Z for site in structure])
-    found = spglib.standardize_cell(cell, to_primitive=True, no_idealize=False, symprec=SYMMETRY_TOLERANCE)
+    found = spglib.standardize_cell(_cell(structure), to_primitive=True, no_idealize=False, symprec=SYMMETRY_TOLERANCE)
     if found is None:
-        raise SluiceError(f"{structure.composition.reduced_formula}: no symmetry found; are atoms on top of each other?")
+        raise SluiceError(
+            f"{structure.composition.reduced_formula}: no symmetry found; are atoms on top of each other?"
+        )
     lattice, frac, numbers = found
     order = np.argsort(numbers, kind="stable")
     return Structure(Lattice(lattice), np.asarray(numbers)[order].tolist(), np.asarray(frac)[order] % 1.0)
 
 
+def _cell(structure: Structure) -> tuple[list[list[float]], list[list[float]], list[int]]:
+    """spglib's view of a structure."""
+    return structure.lattice.matrix.tolist(), structure.frac_coords.tolist(), [site.specie.Z for site in structure]
+
+
 def space_group_number(structure: Structure) -> int:
     """International number; 0 if spglib finds none."""
-    cell = (structure.lattice.matrix, structure.frac_coords, [site.specie.Z for site in structure])
-    found = spglib.get_symmetry_dataset(cell, symprec=SYMMETRY_TOLERANCE)
+    found = spglib.get_symmetry_dataset(_cell(structure), symprec=SYMMETRY_TOLERANCE)
     return 0 if found is None else int(found.number)
