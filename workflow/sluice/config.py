@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -52,6 +53,18 @@ Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
 
 
+# The cubic prototypes that can be decorated, with their space groups; sites and sources in sluice/curate/prototypes.py.
+PROTOTYPE_SPACE_GROUPS = {
+    "half-heusler": 216,
+    "heusler": 225,
+    "perovskite": 221,
+    "K2PtCl6": 225,
+    "MgZrF6": 225,
+    "Mg3NF3": 221,
+    "Ca6LiGe": 225,
+}
+
+
 class BuildSettings(Section):
     """A database the project builds itself."""
 
@@ -62,14 +75,29 @@ class BuildSettings(Section):
         description="Share of the possible formulas that become the database; the rest is left to be discovered.",
     )
     max_crystals: int = Field(3000, ge=30, description="Most crystals in the database.")
-    prototypes: tuple[str, ...] = Field(
-        (), description="Names of prototypes to decorate (sluice/curate/prototypes.py); empty: all."
-    )
+    prototypes: tuple[str, ...] = Field((), description="Names of prototypes to decorate; empty: all.")
     strains: tuple[float, ...] = Field(
         (-0.06, -0.03, 0.0, 0.03, 0.06),
         min_length=4,
         description="Linear strains of the equation of state around the guessed lattice constant.",
     )
+
+    @field_validator("prototypes")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [name for name in names if name not in PROTOTYPE_SPACE_GROUPS]
+        if unknown:
+            raise ValueError(f"unknown: {', '.join(unknown)}; allowed: {', '.join(PROTOTYPE_SPACE_GROUPS)}")
+        return names
+
+    @field_validator("strains")
+    @classmethod
+    def _spread(cls, strains: tuple[float, ...]) -> tuple[float, ...]:
+        ordered = sorted(strains)
+        apart = all(b - a >= 0.005 for a, b in pairwise(ordered))
+        if not (apart and ordered[0] >= -0.3 and ordered[-1] <= 0.3):
+            raise ValueError("strains must lie between -0.3 and 0.3, at least 0.005 apart, e.g. -0.03, 0, 0.03, 0.06")
+        return strains
 
 
 class FilesSettings(Section):
@@ -335,6 +363,13 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Config:
+        names = self.curate.build.prototypes or tuple(PROTOTYPE_SPACE_GROUPS)
+        groups = {PROTOTYPE_SPACE_GROUPS[name] for name in names}
+        if self.curate.source == "build" and not groups & set(self.chemistry.space_groups):
+            raise ValueError(
+                f"curate.build.prototypes: none of {', '.join(names)} lies in chemistry.space_groups"
+                f" {list(self.chemistry.space_groups)}"
+            )
         allowed = set(self.generate.allowed_elements or self.chemistry.elements) - set(self.generate.excluded_elements)
         outside = set(self.generate.allowed_elements) - set(self.chemistry.elements)
         if outside:
