@@ -35,7 +35,21 @@ FRACTION_DECIMALS = 3
 SYMPREC = 0.01  # Å; finer than what two relaxations of one crystal differ by
 MAX_PACKED_BYTES = 64 << 20
 # Restart data and wave functions: large, machine dependent, worthless once there is a result.
-_NOT_PACKED = (".save", ".wfc", ".mix", ".igk", ".bfgs", ".hub", ".UPF", ".upf", ".dat", ".hdf5", ".xml")
+_NOT_PACKED = (
+    ".save",
+    ".wfc",
+    ".mix",
+    ".igk",
+    ".bfgs",
+    ".hub",
+    ".UPF",
+    ".upf",
+    ".dat",
+    ".hdf5",
+    ".xml",
+    "scratch",
+    "lock",
+)
 
 
 class LibraryError(SluiceError):
@@ -232,7 +246,8 @@ class TaskLibrary:
         lease_seconds: float = LEASE_SECONDS,
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
     ) -> None:
-        self.path = Path(path)
+        # Absolute: calculations change the working directory while heartbeats go on.
+        self.path = Path(path).resolve()
         self._taker = ClaimTaker(lease_seconds=lease_seconds, heartbeat_seconds=heartbeat_seconds)
 
     def directory(self, task: str) -> Path:

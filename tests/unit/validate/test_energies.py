@@ -52,7 +52,7 @@ def test_references_of_another_setting_are_refused_by_name(other: str) -> None:
 
 def test_references_with_another_pseudopotential_are_refused() -> None:
     references = {"Na": energy("ref-Na", -1.0, Na="n"), "Cl": energy("ref-Cl", -2.0, Cl="another")}
-    with pytest.raises(MixedReferencesError, match="pseudopotential c of Cl.*another"):
+    with pytest.raises(MixedReferencesError, match=r"pseudopotential c of Cl.*another"):
         formation_energy({"Na": 1, "Cl": 1}, energy("halite", -3.0, Na="n", Cl="c"), references)
 
 
@@ -67,7 +67,7 @@ def test_corrected_formation_energies_of_salts(metal: str, anion: str, raw: floa
 def lithium_oxide(distance: float) -> Structure:
     """Li2O2 with its two oxygens this far apart (Å)."""
     half = distance / 2 / 6.0
-    sites = [[0, 0, 0], [0.5, 0.5, 0], [0, 0.5, 0.5 - half], [0, 0.5, 0.5 + half]]
+    sites = [[0.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.0, 0.5, 0.5 - half], [0.0, 0.5, 0.5 + half]]
     return Structure(Lattice.cubic(6.0), ["Li", "Li", "O", "O"], sites)
 
 
@@ -94,5 +94,5 @@ def test_corrections_of_other_anions(metal: str, anion: str, per_atom: float) ->
 
 
 def test_elements_are_not_corrected() -> None:
-    oxygen = Structure(Lattice.orthorhombic(8, 8.5, 9), ["O", "O"], [[0, 0, 0], [0, 0, 1.21 / 9]])
+    oxygen = Structure(Lattice.orthorhombic(8, 8.5, 9), ["O", "O"], [[0.0, 0.0, 0.0], [0.0, 0.0, 1.21 / 9]])
     assert mp2020_correction(oxygen) == 0.0

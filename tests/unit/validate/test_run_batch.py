@@ -219,3 +219,16 @@ def test_working_files_go_to_scratch_and_are_cleaned_even_if_the_producer_died_b
     places[0].mkdir()
     BatchRunner(library, note, scratch=scratch).run([make_task(0, 0)], 0)
     assert not library.work_directory("task-00").exists() and not places[0].exists()
+
+
+def test_a_failure_that_may_be_the_machines_is_final_only_in_its_own_run(tmp_path: Path) -> None:
+    calls = []
+
+    def fail(task: Task, work: Path, scratch: Path) -> Record:
+        calls.append(task.task_id)
+        return failure_record("no output", "mpirun: not enough slots", transient=True)
+
+    for scope in ("run 1", "run 1", "run 2"):
+        runner = BatchRunner(TaskLibrary(tmp_path / "dft"), fail, scope=scope)
+        assert runner.run([make_task(0, 0)], 0)["task-00"]["reason"] == "no output"
+    assert len(calls) == 2

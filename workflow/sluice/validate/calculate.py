@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import subprocess
@@ -20,6 +21,18 @@ from sluice.validate.espresso.sets import TIERS, CalculationSettings, calculatio
 from sluice.validate.pseudos import PseudoLibrary, find_pseudos
 from sluice.validate.references import reference_structure
 from sluice.validate.run_batch import Record, Task, failure_record
+
+# Kinds of failure as ``validate/espresso`` words them, and those that may be the machine's fault, not the crystal's.
+CATEGORIES = (
+    "scf not converged",
+    "ionic steps used up",
+    "out of time",
+    "error in routine",
+    "atoms overlap",
+    "no output",
+    "crashed",
+)
+TRANSIENT = ("no output", "crashed", "calculation did not finish")
 
 
 def code_version(command: str) -> str:
@@ -155,22 +168,21 @@ class Calculator:
 
     def _run(self, task: Task, work: Path, scratch: Path, calculation: CalculationSettings) -> Record:
         # jobflow and custodian take seconds to import; who only plans does without.
-        from sluice.validate.espresso.run import run_calculation
+        from sluice.validate.espresso.flows import run_calculation
+        from sluice.validate.espresso.run import Launch
 
         settings = self.settings
         result = run_calculation(
             structure=task.structure,
-            task_dir=work,
-            scratch=scratch,
             settings=calculation,
+            task_id=task.task_id,
+            task_dir=work,
+            scratch=scratch.parent,
             pseudos=self.pseudos,
-            launch=settings.launch,
-            command=settings.command,
-            ranks=settings.ranks,
-            max_seconds=3600.0 * settings.max_hours,
+            launch=Launch(settings.launch, settings.ranks, settings.command),
             max_attempts=settings.max_attempts,
             max_continuations=settings.max_continuations,
-            label=task.task_id,
+            max_seconds=3600.0 * settings.max_hours,
         )
         found: Mapping[str, Any] = {
             "energy_ev_per_atom": _finite(result.energy_ev_per_atom),
@@ -178,13 +190,15 @@ class Calculator:
             "magnetization_mu_b_per_cell": _finite(result.magnetization),
             "cpu_seconds": float(result.cpu_seconds),
             "wall_seconds": float(result.wall_seconds),
-            "attempts": list(result.attempts),
+            "attempts": int(result.attempts),
             "continuations": int(result.continuations),
             "pw_starts": int(result.pw_starts),
+            "history": json.loads(json.dumps(result.history, default=str)),
         }
         if not result.converged:
-            reason, _, detail = (result.reason or "not converged").partition(": ")
-            return failure_record(reason, detail) | dict(found) | {"energy_ev_per_atom": None}
+            reason, detail = category(result.reason or ""), result.reason or ""
+            transient = reason in TRANSIENT
+            return failure_record(reason, detail, transient=transient) | dict(found) | {"energy_ev_per_atom": None}
         return {
             "converged": True,
             "reason": "",
@@ -192,6 +206,11 @@ class Calculator:
             **found,
             "structure": structure_to_json(result.structure),
         }
+
+
+def category(reason: str) -> str:
+    """The kind of failure in a reason in words, so that few distinct ones are counted."""
+    return next((kind for kind in CATEGORIES if kind in reason), "calculation did not finish")
 
 
 def _finite(value: float | None) -> float | None:

@@ -46,7 +46,9 @@ class KnownCrystals:
     def has(self, crystal: Crystals) -> bool:
         """Whether the one crystal given is known."""
         candidates = self._known.get(int(formula_keys(crystal)[0]), [])
-        reduced = self._matcher.reduce(crystal.structure(0)) if candidates else None
+        if not candidates:
+            return False
+        reduced = self._matcher.reduce(crystal.structure(0))
         return any(self._matcher.same(reduced, known) for known in candidates)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sluice.config import ValidateSettings
 from sluice.step import run_step
-from sluice.validate.compute_references import compute
+from sluice.validate.compute_references import compute, run_scope
 from sluice.validate.run_batch import Record, Task, failure_record
 from sluice.validate.task_stores import read_results, read_tasks, reference_energies, write_results
 
@@ -35,7 +35,7 @@ def compute_compounds(
     energies, failed = reference_energies(list(read_results(references)))
     hopeless = {task.task_id: record for task in compounds if (record := without_reference(task, energies, failed))}
     possible = [task for task in compounds if task.task_id not in hopeless]
-    records = compute(possible, batch, settings, library) if possible else {}
+    records = compute(possible, batch, settings, library, scope=run_scope(tasks)) if possible else {}
     write_results(
         results, own, {**records, **hopeless}, settings=settings, inputs=[tasks, *references], revision=REVISION
     )
@@ -43,7 +43,7 @@ def compute_compounds(
 
 def without_reference(task: Task, energies: Mapping[str, object], failed: Mapping[str, str]) -> Record | None:
     """The failure of a compound for want of a reference; None if all are there."""
-    missing = sorted(task.structure.symbol_set - set(energies))
+    missing = sorted(set(task.structure.symbol_set) - set(energies))
     if not missing:
         return None
     why = "; ".join(f"{element}: {failed.get(element, 'not computed')}" for element in missing)

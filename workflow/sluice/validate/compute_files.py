@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+import uuid
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -155,6 +156,7 @@ def dft_files(
             planner.calculator if calculator is None else calculator,
             scratch=settings.scratch,
             max_attempts=settings.max_attempts,
+            scope=uuid.uuid4().hex,
         ),
     )
     _write_csv(output, entries, settings)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from sluice.config import ValidateSettings
 from sluice.step import run_step
+from sluice.store import Store
 from sluice.task_library import TaskLibrary
 from sluice.validate.calculate import Calculator
-from sluice.validate.run_batch import BatchRunner, Compute, Record, Task
+from sluice.validate.run_batch import BatchRunner, Record, Task
 from sluice.validate.task_stores import read_tasks, write_results
 
 REVISION = 1
@@ -26,8 +27,14 @@ def compute_references(*, tasks: Path, settings: ValidateSettings, batch: int, l
     """
     references = [task for task in read_tasks(tasks) if task.kind == "reference"]
     own = [task for task in references if task.batch == batch]
-    records = compute(references, batch, settings, library) if references else {}
+    records = compute(references, batch, settings, library, scope=run_scope(tasks)) if references else {}
     write_results(results, own, records, settings=settings, inputs=[tasks], revision=REVISION)
+
+
+def run_scope(tasks: Path) -> str:
+    """Names the plan, the same for every batch of it and another for a plan made anew."""
+    with Store(tasks, "tasks", verify=False) as store:
+        return f"{store.attributes['campaign']}/{store.attributes['round']}/{tasks.stat().st_mtime_ns}"
 
 
 def compute(
@@ -35,7 +42,8 @@ def compute(
     batch: int,
     settings: ValidateSettings,
     library: Path,
-    calculator: Compute | None = None,
+    *,
+    scope: str,
 ) -> dict[str, Record]:
     """Work off a batch in the library.
 
@@ -44,16 +52,17 @@ def compute(
         batch: ours.
         settings: limits and scratch.
         library: the task library.
-        calculator: computes one task; None: the configured code.
+        scope: what counts as one run.
 
     Returns:
         task id → record of our own tasks.
     """
     runner = BatchRunner(
         TaskLibrary(library),
-        Calculator(settings) if calculator is None else calculator,
+        Calculator(settings),
         scratch=settings.scratch,
         max_attempts=settings.max_attempts,
+        scope=scope,
     )
     return runner.run(tasks, batch)
 

@@ -77,8 +77,10 @@ class Planner:
         """The task of a compound.
 
         Raises:
-            SluiceError: if spglib cannot make sense of it or an element has no pseudopotential.
+            SluiceError: if spglib cannot make sense of it or an element has no reference.
         """
+        for element in structure.symbol_set:
+            reference_structure(element)
         return self._task(candidate_id, "", prepare_structure(structure), tier)
 
     def reference(self, element: str, tier: str) -> Task:

@@ -56,7 +56,7 @@ Compute = Callable[[Task, Path, Path], Record]
 
 def scratch_directory(library: TaskLibrary, task_id: str, scratch: Path | None) -> Path:
     """Where the large files of a task lie while it runs."""
-    return library.work_directory(task_id) / "scratch" if scratch is None else scratch / task_id
+    return (library.work_directory(task_id) / "scratch" if scratch is None else scratch.resolve()) / task_id
 
 
 def failure_record(reason: str, detail: str, **further: Any) -> Record:
@@ -70,8 +70,9 @@ def failure_record(reason: str, detail: str, **further: Any) -> Record:
         "magnetization_mu_b_per_cell": None,
         "cpu_seconds": 0.0,
         "wall_seconds": 0.0,
-        "attempts": [],
+        "attempts": 0,
         "continuations": 0,
+        "transient": False,
         **further,
     }
 
@@ -84,6 +85,7 @@ class BatchRunner:
         compute: the calculation itself.
         scratch: directory for large working files; None: inside the library.
         max_attempts: a failure that was recorded with fewer attempts allowed is computed again.
+        scope: what counts as one run; failures that may have been the machine's fault are final only inside it.
         poll_seconds: first pause between two looks at tasks that others are busy with.
     """
 
@@ -94,10 +96,11 @@ class BatchRunner:
         *,
         scratch: Path | None = None,
         max_attempts: int = 1,
+        scope: str = "",
         poll_seconds: float = POLL_SECONDS,
     ) -> None:
         self.library, self.compute, self.scratch = library, compute, scratch
-        self.max_attempts, self.poll_seconds = max_attempts, poll_seconds
+        self.max_attempts, self.scope, self.poll_seconds = max_attempts, scope, poll_seconds
         self.computed: list[str] = []  # ids of tasks that this process computed
         self._results: dict[str, Record] = {}
 
@@ -120,7 +123,8 @@ class BatchRunner:
         while True:
             worked = self._one_task([*own, *others])
             waiting = [task for task in own if task.task_id not in self._results]
-            report_progress(len(own) - len(waiting), len(own), "tasks", self._message(waiting), force=worked)
+            message = "" if worked else self._message(waiting)
+            report_progress(len(own) - len(waiting), len(own), "tasks", message, force=worked)
             if worked:
                 pause = self.poll_seconds
                 continue
@@ -173,7 +177,10 @@ class BatchRunner:
         return True
 
     def _is_final(self, record: Record) -> bool:
-        return bool(record["converged"]) or int(record.get("max_attempts", 0)) >= self.max_attempts
+        if record["converged"]:
+            return True
+        here = not record.get("transient") or record.get("scope") == self.scope
+        return here and int(record.get("max_attempts", 0)) >= self.max_attempts
 
     def _work(self, task: Task, claim: Claim) -> None:
         if self._adopt_inside(task.task_id):  # finished between our look and our claim
@@ -187,6 +194,7 @@ class BatchRunner:
         console.print(f"{task.task_id}: {task.candidate_id} ({task.structure.composition.reduced_formula}) starts")
         record = self._compute(task, work, scratch)
         record |= {"kind": task.kind, "element": task.element, "tier": task.tier, "max_attempts": self.max_attempts}
+        record["scope"] = self.scope
         if self.library.publish(claim, record, scratch=scratch):
             self.computed.append(task.task_id)
             outcome = "converged" if record["converged"] else f"failed: {record['reason']}"
@@ -214,7 +222,7 @@ class BatchRunner:
             raise SluiceError(f"{task.task_id}: {error}; free what is missing (disk, memory) and resume") from error
         except Exception as error:
             traceback.print_exc()
-            return failure_record("calculation crashed", f"{type(error).__name__}: {error}")
+            return failure_record("calculation crashed", f"{type(error).__name__}: {error}", transient=True)
         finally:
             end_leftovers([work, scratch])  # nothing of ours may run on, however we were stopped
 

@@ -122,7 +122,7 @@ def write_results(
                 "magnetization_mu_b_per_cell": [_number(row["magnetization_mu_b_per_cell"]) for row in rows],
                 "cpu_seconds": [row["cpu_seconds"] for row in rows],
                 "wall_seconds": [row["wall_seconds"] for row in rows],
-                "attempts": [len(row["attempts"]) for row in rows],
+                "attempts": [row["attempts"] for row in rows],
                 "continuations": [row["continuations"] for row in rows],
                 "reason": [_cut(row["reason"], 64) for row in rows],
                 "detail": [_cut(row["detail"], 256) for row in rows],
@@ -175,7 +175,7 @@ def result_of(task: Task, record: Record) -> Result:
         "magnetization_mu_b_per_cell": _number(record["magnetization_mu_b_per_cell"]),
         "cpu_seconds": record["cpu_seconds"],
         "wall_seconds": record["wall_seconds"],
-        "attempts": len(record["attempts"]),
+        "attempts": record["attempts"],
         "continuations": record["continuations"],
         "setup": energy.setup,
     }
