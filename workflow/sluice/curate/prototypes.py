@@ -7,6 +7,7 @@ ternaries; names of further arrangements found there only as hypothetical crysta
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -142,7 +143,9 @@ def primitive_cell(prototype: Prototype) -> PrimitiveCell:
     conventional = Structure.from_spacegroup(
         prototype.space_group, Lattice.cubic(scale), list(STAND_INS), [list(site) for site in prototype.sites]
     )
-    cell = SpacegroupAnalyzer(conventional, symprec=1e-3).get_primitive_standard_structure()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of how pymatgen calls spglib
+        cell = SpacegroupAnalyzer(conventional, symprec=1e-3).get_primitive_standard_structure()
     roles = np.array([STAND_INS.index(site.specie.symbol) for site in cell])
     order = np.argsort(roles, kind="stable")
     frac = np.round(np.mod(cell.frac_coords[order], 1.0) * 8) / 8 % 1.0

@@ -276,6 +276,7 @@ def _relax_one(
     steps, force = 0, float("nan")
     try:
         atoms = crystal.ase_atoms(0)
+        make_graph(crystal.lattice[0], crystal.numbers, crystal.frac_coords, calculator.model)  # spglib dies of NaN
         atoms.calc = calculator
         # Threads only slow down the 3 x 3 logarithms of the cell filter: 10 ms each instead of 0.05.
         with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):

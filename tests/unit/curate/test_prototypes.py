@@ -1,0 +1,111 @@
+"""The prototypes are what the table says they are."""
+
+import numpy as np
+import pytest
+from pymatgen.analysis.structure_matcher import StructureMatcher
+from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
+
+from sluice.config import PROTOTYPE_SPACE_GROUPS, Chemistry
+from sluice.curate.lattice_guess import guess_lattice_constants
+from sluice.curate.prototypes import PROTOTYPES, crystal_id, decorate, decorations, find_prototypes, primitive_cell
+
+pytestmark = pytest.mark.filterwarnings("ignore:Set OLD_ERROR_HANDLING:DeprecationWarning")  # pymatgen calling spglib
+by_prototype = pytest.mark.parametrize("prototype", PROTOTYPES, ids=lambda p: p.name)
+HALF, QUARTER = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+INTERNATIONAL_TABLES = {
+    216: {"a": (0, 0, 0), "b": HALF, "c": QUARTER, "d": (0.75, 0.75, 0.75)},
+    221: {"a": (0, 0, 0), "b": HALF, "c": (0, 0.5, 0.5), "d": (0.5, 0, 0)},
+    225: {"a": (0, 0, 0), "b": HALF, "c": QUARTER, "d": (0, 0.25, 0.25), "e": (0.25, 0, 0)},
+}
+# Lattice constants in Å as reported by experiment (K2PtCl6: Rb2SnCl6's neighbour K2SnCl6 is 9.99).
+KNOWN = [
+    ("perovskite", ("K", "Mg", "F"), 3.99),
+    ("perovskite", ("Sr", "Ti", "O"), 3.905),
+    ("half-heusler", ("Li", "Al", "Si"), 5.93),
+    ("heusler", ("Mn", "Al", "Cu"), 5.95),
+    ("K2PtCl6", ("Sn", "K", "Cl"), 9.99),
+    ("Mg3NF3", ("N", "F", "Mg"), 4.22),
+]
+
+
+def test_the_configuration_lists_the_table():
+    assert {p.name: p.space_group for p in PROTOTYPES} == PROTOTYPE_SPACE_GROUPS
+
+
+@by_prototype
+def test_space_group_sites_and_stoichiometry(prototype):
+    crystals = decorate(prototype, [("Li", "Al", "O"), ("Cs", "F", "Mg")], np.array([6.0, 7.5]))
+    for i, (triple, length) in enumerate([(("Li", "Al", "O"), 6.0), (("Cs", "F", "Mg"), 7.5)]):
+        structure = crystals.structure(i)
+        found = SpacegroupAnalyzer(structure, symprec=0.01)
+        assert found.get_space_group_number() == prototype.space_group
+        assert found.get_primitive_standard_structure().num_sites == structure.num_sites  # it is primitive
+        conventional = found.get_conventional_standard_structure()
+        assert conventional.lattice.a == pytest.approx(length)
+        counts = conventional.composition.get_el_amt_dict()
+        assert [counts[e] for e in triple] == list(prototype.multiplicities)
+
+
+@by_prototype
+def test_wyckoff_letters_are_those_of_the_international_tables(prototype):
+    for letter, site in zip(prototype.wyckoff, prototype.sites, strict=True):
+        assert INTERNATIONAL_TABLES[prototype.space_group][letter] == site
+
+
+@by_prototype
+def test_coordinates_lie_on_the_quarter_grid(prototype):
+    quarters = 4 * np.array(prototype.sites)
+    assert np.array_equal(quarters, np.round(quarters))
+
+
+@by_prototype
+def test_exactly_the_interchangeable_sites_are_equivalent(prototype):
+    matcher = StructureMatcher(ltol=1e-4, stol=1e-4, angle_tol=0.01, scale=False, primitive_cell=False)
+    triple = ("Na", "Mg", "Cl")
+    one = decorate(prototype, [triple], np.array([6.0])).structure(0)
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        swapped = list(triple)
+        swapped[first], swapped[second] = swapped[second], swapped[first]
+        other = decorate(prototype, [tuple(swapped)], np.array([6.0])).structure(0)
+        assert matcher.fit(one, other) == ((first, second) == prototype.interchangeable)
+
+
+@by_prototype
+def test_decorations_are_distinct_and_complete(prototype):
+    elements = ("O", "Li", "Mg", "Al", "F")
+    found = decorations(prototype, elements)
+    assert len(set(found)) == len(found) == 5 * 4 * 3 // (1 if prototype.interchangeable is None else 2)
+    assert found == decorations(prototype, tuple(reversed(elements)))
+    assert len({crystal_id(prototype, t) for t in found}) == len(found)
+
+
+@by_prototype
+def test_contacts_are_the_shortest_distances(prototype):
+    cell = primitive_cell(prototype)
+    structure = decorate(prototype, [("Na", "Mg", "Cl")], np.array([5.0])).structure(0)
+    for i in range(3):
+        for j in range(3):
+            distances = [
+                neighbour.nn_distance
+                for k in np.flatnonzero(cell.roles == i)
+                for neighbour in structure.get_neighbors(structure[int(k)], 5.2)
+                if neighbour.specie.symbol == ("Na", "Mg", "Cl")[j]
+            ]
+            assert cell.contacts[i, j] * 5.0 == pytest.approx(min(distances))
+
+
+@pytest.mark.parametrize(("name", "triple", "length"), KNOWN)
+def test_guessed_lattice_constants_lie_within_what_the_scan_covers(name, triple, length):
+    (prototype,) = find_prototypes((name,), (216, 221, 225))
+    guess = guess_lattice_constants(prototype, [triple])[0]
+    assert abs(length / guess - 1) < 0.25
+
+
+def test_find_prototypes_by_name_and_space_group():
+    assert [p.name for p in find_prototypes((), (216,))] == ["half-heusler"]
+    assert find_prototypes(("heusler",), (216, 221)) == []
+    assert len(find_prototypes((), Chemistry().space_groups)) == len(PROTOTYPES)
+
+
+def test_nothing_to_decorate():
+    assert len(decorate(PROTOTYPES[0], [], np.zeros(0))) == 0
