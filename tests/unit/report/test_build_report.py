@@ -123,9 +123,8 @@ def test_page_says_what_was_not_dft(built):
 
 def test_every_figure_has_its_data(built):
     plots = re.findall(r'class="plot" id="([a-z_]+)"', built["html"])
-    assert {"generator_curves", "screener_curves", "roc", "scores", "dft_parity", "elements_ratio", "lattice"} <= set(
-        plots
-    )
+    assert {"generator_curves", "screener_curves", "roc", "scores", "lattice", "energies"} <= set(plots)
+    assert {"dft_parity_raw", "dft_parity_corrected", "elements_ratio"} <= set(plots)
     for name in plots:
         text = re.search(rf'id="data-{name}">(.*?)</script>', built["html"], re.S)
         assert text is not None

@@ -20,7 +20,7 @@ def test_metrics_are_read_or_left_out(tmp_path):
     assert isinstance(table, pd.DataFrame)
     figure = learning_curves({1: table, 2: None})
     assert figure is not None
-    assert [trace.name for trace in figure.data] == ["validation loss (round 1)", "validation ROC AUC (round 1)"]
+    assert [trace.name for trace in figure.data] == ["validation loss", "validation ROC AUC"]
     assert list(figure.data[1].x) == [2]
 
 

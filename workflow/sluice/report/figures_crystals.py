@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
-from plotly.subplots import make_subplots
 from pymatgen.core import Element
 
 from sluice.report.distributions import LATTICE_EDGES, Distributions
@@ -238,60 +237,69 @@ def _transparent(color: str, opacity: float = 0.18) -> str:
     return f"rgba({red},{green},{blue},{opacity})"
 
 
-_PANELS = (
-    ("formation_energy_ev_per_atom", "DFT, raw (eV/atom)", BLUE),
-    ("formation_energy_corrected_ev_per_atom", "DFT, MP2020-corrected (eV/atom)", TEAL),
-)
+_PANELS = {
+    "raw": ("formation_energy_ev_per_atom", "DFT, raw (eV/atom)", BLUE),
+    "corrected": ("formation_energy_corrected_ev_per_atom", "DFT, MP2020-corrected (eV/atom)", TEAL),
+}
 _MLIP = "mlip_formation_energy_ev_per_atom"
 
 
-def dft_parity(crystals: list[ValidatedCrystal]) -> go.Figure | None:
-    """CHGNet against DFT, raw and MP2020-corrected in panels of their own."""
+def dft_parity(crystals: list[ValidatedCrystal]) -> dict[str, tuple[go.Figure, str]]:
+    """CHGNet against DFT, ``raw`` and ``corrected`` apart on equal axes: a figure and the agreement in words."""
     rows = [c.row for c in crystals if c.row["converged"] and c.row[_MLIP] is not None]
-    known = np.array([row[k] for row in rows for k in (*(p[0] for p in _PANELS), _MLIP) if row[k] is not None])
-    if not any(row[name] is not None for row in rows for name, _, _ in _PANELS):
-        return None
-    margin = max(0.1, 0.08 * float(np.ptp(known)))
-    limits = (float(known.min()) - margin, float(known.max()) + margin)
-    figure = make_subplots(cols=2, horizontal_spacing=0.12, subplot_titles=[_agreement(rows, p[0]) for p in _PANELS])
-    figure.update_annotations(font={"size": 13}, yshift=6)
-    for column, (name, title, color) in enumerate(_PANELS, start=1):
+    names = [name for name, _, _ in _PANELS.values()]
+    known = np.array([row[k] for row in rows for k in (*names, _MLIP) if row[k] is not None])
+    figures = {}
+    for panel, (name, title, color) in _PANELS.items():
         shown = [row for row in rows if row[name] is not None]
-        figure.add_scatter(
-            x=limits, y=limits, mode="lines", line={"color": GREY, "dash": "dot"}, hoverinfo="skip", row=1, col=column
+        if shown:
+            margin = max(0.1, 0.08 * float(np.ptp(known)))
+            limits = (float(known.min()) - margin, float(known.max()) + margin)
+            figures[panel] = (_parity(shown, name, title, color, limits), _agreement(shown, name))
+    return figures
+
+
+def _parity(rows: list[dict[str, Any]], name: str, title: str, color: str, limits: tuple[float, float]) -> go.Figure:
+    points = np.array([[row[name], row[_MLIP]] for row in rows])
+    formulas = [row["formula"] for row in rows]
+    figure = go.Figure()
+    figure.add_scatter(x=limits, y=limits, mode="lines", line={"color": GREY, "dash": "dot"}, hoverinfo="skip")
+    figure.add_scatter(
+        x=points[:, 0],
+        y=points[:, 1],
+        customdata=formulas,
+        mode="markers",
+        marker={
+            "color": color,
+            "size": 10,
+            "symbol": ["circle" if row["confirmed"] else "circle-open" for row in rows],
+            "line": {"width": 1.5, "color": color},
+        },
+        hovertemplate="%{customdata}<br>DFT %{x:.3f}<br>CHGNet %{y:.3f}<extra></extra>",
+    )
+    for k, side in place_labels((points - limits[0]) / (limits[1] - limits[0]), formulas):
+        figure.add_annotation(
+            x=points[k, 0],
+            y=points[k, 1],
+            text=formulas[k],
+            showarrow=False,
+            xanchor="right" if side < 0 else "left",
+            xshift=9 * side,
+            yshift=-5 * side,
+            font={"size": 11.5},
         )
-        points = np.array([[row[name], row[_MLIP]] for row in shown]).reshape(-1, 2)
-        figure.add_scatter(
-            x=points[:, 0],
-            y=points[:, 1],
-            customdata=[row["formula"] for row in shown],
-            mode="markers",
-            marker={
-                "color": color,
-                "size": 10,
-                "symbol": ["circle" if row["confirmed"] else "circle-open" for row in shown],
-                "line": {"width": 1.5, "color": color},
-            },
-            hovertemplate="%{customdata}<br>DFT %{x:.3f}<br>CHGNet %{y:.3f}<extra></extra>",
-            row=1,
-            col=column,
-        )
-        for k, side in place_labels((points - limits[0]) / (limits[1] - limits[0]), [r["formula"] for r in shown]):
-            figure.add_annotation(
-                x=points[k, 0],
-                y=points[k, 1],
-                text=shown[k]["formula"],
-                showarrow=False,
-                xanchor="right" if side < 0 else "left",
-                xshift=9 * side,
-                yshift=-5 * side,
-                font={"size": 11.5},
-                row=1,
-                col=column,
-            )
-        figure.update_xaxes(title_text=title, range=limits, row=1, col=column)
-        figure.update_yaxes(title_text="CHGNet (eV/atom)", range=limits, row=1, col=column)
-    return styled(figure, height=460, showlegend=False)
+    styled(figure, height=440, showlegend=False, margin={"l": 64, "r": 20, "t": 10, "b": 52})
+    figure.update_xaxes(title_text=title, range=limits)
+    figure.update_yaxes(title_text="CHGNet (eV/atom)", range=limits)
+    return figure
+
+
+def _agreement(rows: list[dict[str, Any]], name: str) -> str:
+    """How CHGNet compares with DFT, in words."""
+    differences = np.array([row[_MLIP] - row[name] for row in rows])
+    bias, error = differences.mean(), np.abs(differences).mean()
+    number = f"{len(rows)} crystal{'s' if len(rows) > 1 else ''}"
+    return f"CHGNet − DFT over {number}: mean {bias:+.3f}, mean absolute {error:.3f} eV/atom".replace("-", "−")
 
 
 def place_labels(points: NDArray[np.float64], texts: list[str], *, width: float = 0.018) -> list[tuple[int, int]]:
@@ -322,11 +330,3 @@ def place_labels(points: NDArray[np.float64], texts: list[str], *, width: float 
 
 def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
-
-
-def _agreement(rows: list[dict[str, Any]], name: str) -> str:
-    differences = np.array([row[_MLIP] - row[name] for row in rows if row[name] is not None])
-    if not len(differences):
-        return "not defined for these crystals"
-    bias = f"{differences.mean():+.3f}".replace("-", "−")
-    return f"CHGNet − DFT: mean {bias}, absolute {np.abs(differences).mean():.3f} eV/atom, n = {len(differences)}"

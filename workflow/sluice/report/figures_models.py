@@ -63,11 +63,13 @@ def learning_curves(tables: dict[int, pd.DataFrame | None]) -> go.Figure | None:
             if name not in table:
                 continue
             shown = table[[_step_column(table), name]].dropna()
-            label = _words(name) + (f" (round {number})" if len(tables) > 1 else "")
             figure.add_scatter(
                 x=shown.iloc[:, 0].to_numpy(),
                 y=shown.iloc[:, 1].to_numpy(),
-                name=label,
+                name=_words(name),
+                legendgroup=name,
+                showlegend=number == next(n for n in present if name in present[n]),
+                hovertemplate=f"round {number}, %{{x}}: %{{y:.4g}}<extra>{_words(name)}</extra>",
                 mode="lines+markers" if len(shown) < 40 else "lines",
                 marker={"size": 4},
                 line={"color": SERIES[k % len(SERIES)], "width": 2, "dash": ("solid", "dot", "dash", "dashdot")[j % 4]},

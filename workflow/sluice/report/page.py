@@ -37,6 +37,7 @@ from sluice.store import Store
 
 MOST_CRYSTALS = 300  # drawn and listed on the page; validated.csv has all
 MOST_FAILURES = 200
+_FIRST_LISTED = [step.name for step in CANDIDATE_STEPS].index("score_candidates")
 
 
 @dataclass(frozen=True)
@@ -102,10 +103,13 @@ def _asset(name: str) -> str:
 
 
 def read_failures(config: Config, folder: Path) -> tuple[list[FailureLine], int]:
-    """The candidates that failed, the DFT steps' first; at most ``MOST_FAILURES``, and how many there are."""
+    """The candidates that failed once scored or later, the DFT step's first; at most ``MOST_FAILURES``, and how many.
+
+    Failures of the checks before, which may be millions, are only counted, in the funnel.
+    """
     found: list[FailureLine] = []
     total = 0
-    for step in reversed(CANDIDATE_STEPS):
+    for step in reversed(CANDIDATE_STEPS[_FIRST_LISTED:]):
         for number in range(1, config.rounds + 1):
             for path in store_paths(step, config, folder, number):
                 with Store(path, step.schema, verify=False) as store:
@@ -159,7 +163,7 @@ def make_figures(config: Config, folder: Path, crystals: list[ValidatedCrystal])
             _energies(by_name["rank_candidates"], "ranked", mlip),
             _energies(by_name["shortlist_candidates"], "shortlist", mlip),
         ),
-        "dft_parity": figures_crystals.dft_parity(crystals),
+        **{f"dft_parity_{panel}": figure for panel, (figure, _) in figures_crystals.dft_parity(crystals).items()},
     }
 
 
@@ -229,6 +233,7 @@ def make_page(
         crystals=[c.row for c in crystals[:MOST_CRYSTALS]],
         n_crystals=len(crystals),
         n_confirmed=n_confirmed,
+        agreement={panel: text for panel, (_, text) in figures_crystals.dft_parity(crystals).items()},
         links={name: _data_link(text) for name, text in cifs.items()},
         drawings=script_json([draw_structure(crystal.structure) for crystal in crystals[:MOST_CRYSTALS]]),
         failures=failures,
