@@ -16,7 +16,7 @@ export OMPI_ALLOW_RUN_AS_ROOT := 1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 endif
 
-.PHONY: campaign install programs test lint dry-runs docs clean
+.PHONY: campaign install programs slurm test test-cluster lint dry-runs docs clean
 
 campaign: install programs
 	sluice run $(CONFIG)
@@ -62,6 +62,21 @@ dry-runs: install
 
 test: install programs lint dry-runs
 	pytest
+
+slurm:
+	@export PATH=$$PATH:/usr/sbin; \
+	if (command -v slurmctld && command -v slurmd && command -v sbatch && command -v munged) >/dev/null; then :; \
+	elif [ "$(ROOT)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "installing SLURM"; \
+	    apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends \
+	        slurmctld slurmd slurm-client munge >/dev/null; \
+	else \
+	    echo "SLURM is missing: apt-get install --no-install-recommends slurmctld slurmd slurm-client munge"; exit 1; \
+	fi
+
+# A private SLURM under /tmp, the tests that break it, and its end. CLUSTER_TESTS='-m "not slow"' for the short ones.
+test-cluster: install slurm
+	SLUICE_TEST_CLUSTER=1 pytest --durations=0 tests/cluster $(CLUSTER_TESTS)
 
 docs: install
 	python -m sluice.config_docs
