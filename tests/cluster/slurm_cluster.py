@@ -69,8 +69,8 @@ GresTypes=gpu
 DefMemPerCPU=100
 NodeName=DEFAULT CPUs=4 RealMemory=16000 State=UNKNOWN
 {nodes}
-PartitionName=cpu Nodes={all_nodes} Default=YES MaxTime=60 DefaultTime=5 State=UP
-PartitionName=gpu Nodes=n1 MaxTime=60 DefaultTime=5 State=UP
+PartitionName=cpu Nodes={all_nodes} Default=YES MaxTime=2880 DefaultTime=5 State=UP
+PartitionName=gpu Nodes=n1 MaxTime=2880 DefaultTime=5 State=UP
 """
 
 
