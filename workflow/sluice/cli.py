@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -191,6 +193,58 @@ def doctor(config: ConfigArgument = DEFAULT_CONFIG) -> None:
         console.print("[bold red]A campaign cannot run here yet.[/]")
         raise typer.Exit(1)
     console.print("[green]A campaign can run here.[/]")
+
+
+@app.command()
+def score(
+    model: Annotated[Path, typer.Argument(help="Trained screener, e.g. results/halides/round_1/train/screener.ckpt.")],
+    crystals: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="Folder of CIFs, an extxyz, a store, or a CSV of formulas.")
+    ],
+    output: Annotated[Path, typer.Argument(help="CSV to write.")],
+) -> None:
+    """Apply a trained screener to crystals of your own."""
+    from sluice.models.scoring import score_input
+
+    _require_files(model, crystals)
+    score_input(model, crystals, output)
+    typer.echo(f"{output} written")
+
+
+@app.command()
+def dft(
+    crystals: Annotated[list[Path], typer.Argument(metavar="INPUT.cif…", help="Crystals, one in each file.")],
+    *,
+    output: Annotated[Path, typer.Option("--output", help="CSV to write; a store is written beside it.")] = Path(
+        "formation_energies.csv"
+    ),
+    code: Annotated[str, typer.Option("--code", help="First-principles code.")] = "espresso",
+    protocol: Annotated[str, typer.Option("--protocol", help="fast, balanced or stringent.")] = "fast",
+    ranks: Annotated[int, typer.Option("--ranks", min=1, help="MPI ranks of one calculation.")] = 1,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="Take launch command, scratch and the like from this configuration.")
+    ] = None,
+    library: Annotated[Path | None, typer.Option("--library", help="Task library; results in it are reused.")] = None,
+) -> None:
+    """Relax crystals of your own and compute their formation energies; may be repeated to go on."""
+    from sluice.config import Config
+    from sluice.config_file import check_config, load_config
+    from sluice.driver.launch import environment
+    from sluice.validate.compute_files import dft_files
+
+    _require_files(*crystals)
+    base = load_config(config) if config is not None else Config()
+    values = base.model_dump(mode="json", by_alias=True)
+    values["validate"] |= {"code": code, "protocol": protocol, "ranks": ranks}
+    checked = check_config(values)
+    os.environ.update(environment(local=False))
+    entries = dft_files(crystals, output=output, settings=checked.validate_, library=library or checked.library)
+    raise typer.Exit(0 if any(math.isfinite(entry.raw) for entry in entries) else 1)
+
+
+def _require_files(*paths: Path) -> None:
+    if missing := [str(path) for path in paths if not path.exists()]:
+        raise SluiceError(f"no such file or directory: {', '.join(missing)}")
 
 
 @pseudos_app.command("install")

@@ -118,9 +118,10 @@ def test_missing_output_is_done_again(tmp_path, put_in_order):
 
 
 def test_marker_cut_off_by_a_full_disk(tmp_path, put_in_order):
-    mark(tmp_path, STORE).write_text('{"external')
+    marker = mark(tmp_path, STORE)
+    marker.write_text('{"external')
+    os.utime(marker, (time.time() - 100,) * 2)
     store = write_store(tmp_path)
-    mark(tmp_path, STORE)
     assert put_in_order().adopted == [STORE] and store.exists()
 
 
