@@ -138,15 +138,14 @@ def states_table(states: dict[str, RuleState]) -> Table:
 
 
 def best_candidates(config: Config, most: int = BEST) -> Table | None:
-    """The best candidates so far: of DFT where there are results, else of the ranking."""
+    """The best candidates so far: of DFT where there are results, else of the latest round's ranking."""
     validated, ranked = _validated_rows(config), _ranked_rows(config)
     if not validated and not ranked:
         return None
-    where = "by DFT" if validated else "by the interatomic potential, not DFT"
-    table = Table(title=f"best so far, {where}", title_justify="left")
+    table = Table(title=f"best so far by {'DFT' if validated else 'ranking'}", title_justify="left")
     for name in ("round", "formula", "space group", "eV/atom", ""):
         table.add_column(name)
-    for row in sorted(validated or ranked)[:most]:
+    for row in sorted(validated)[:most] or ranked[:most]:
         table.add_row(str(row.round), row.formula, str(row.space_group), f"{row.energy:.3f}", row.remark)
     return table
 
@@ -172,14 +171,14 @@ def _validated_rows(config: Config) -> list[_Candidate]:
 
 
 def _ranked_rows(config: Config) -> list[_Candidate]:
-    rows = []
+    rows: list[_Candidate] = []
     for number, store in _open_stores(config, "screen/ranked.h5", "ranked"):
         ranks = store.column("rank")
-        chosen = sorted(range(len(ranks)), key=lambda i: ranks[i])[:BEST]
         energies, groups = store.column("mlip_formation_energy_ev_per_atom"), store.column("relaxed_space_group")
-        for i in chosen:
+        rows = []
+        for i in sorted(range(len(ranks)), key=lambda i: ranks[i])[:BEST]:
             formula = store.crystals(i, i + 1).reduced_formulas()[0]
-            rows.append(_Candidate(float(energies[i]), number, formula, int(groups[i])))
+            rows.append(_Candidate(float(energies[i]), number, formula, int(groups[i]), "interatomic potential"))
     return rows
 
 

@@ -1,0 +1,140 @@
+"""What is missing is named, with what to do about it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from sluice.config import Config
+from sluice.config_file import check_config
+from sluice.driver import doctor
+from sluice.errors import MissingProgramError
+
+
+def configured(**values) -> Config:
+    return check_config(values)
+
+
+def executable(folder: Path, name: str, text: str = "exit 0") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+    (folder / name).chmod(0o755)
+    return folder / name
+
+
+@pytest.fixture
+def bare(monkeypatch, tmp_path):
+    """A machine with nothing installed, and no pseudopotentials."""
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setenv("SLUICE_PSEUDO_DIR", str(tmp_path / "pseudos"))
+    return tmp_path / "bin"
+
+
+def test_packages_of_this_installation_will_do():
+    assert doctor.check_packages().ok
+
+
+def test_missing_and_old_packages_are_named(monkeypatch):
+    monkeypatch.setattr(doctor, "requires", lambda _: ["numpy>=99", "no-such-package>=1", "x; extra == 'dev'"])
+    check = doctor.check_packages()
+    assert check.ok is False and "numpy is" in check.found and "no-such-package is missing" in check.found
+    assert "x is missing" not in check.found and "make install" in check.advice
+
+
+def test_bare_machine(bare):
+    config = configured()
+    for check, word in (
+        (doctor.check_code(config), "pw.x"),
+        (doctor.check_launcher(config), "mpirun"),
+        (doctor.check_pseudos(config), "pseudopotentials"),
+    ):
+        assert check.ok is False and check.name == word and check.advice
+    assert doctor.check_slurm().ok is None
+
+
+def test_everything_missing_is_one_message(bare):
+    with pytest.raises(MissingProgramError) as problem:
+        doctor.require_programs(configured())
+    text = str(problem.value)
+    assert all(word in text for word in ("pw.x: not found", "mpirun: not found", "sluice pseudos install", "apt-get"))
+
+
+def test_program_by_path(bare, tmp_path):
+    program = executable(tmp_path / "elsewhere", "my-pw.x")
+    assert doctor.check_code(configured(validate={"command": str(program)})).found == str(program)
+    program.chmod(0o644)
+    assert doctor.check_code(configured(validate={"command": str(program)})).ok is False
+
+
+def test_launcher_that_does_not_start(bare):
+    executable(bare, "mpirun", "echo 'mpirun has detected an attempt to run as root.' >&2; exit 1")
+    check = doctor.check_launcher(configured())
+    assert check.ok is False and "attempt to run as root" in check.found
+
+
+def test_launcher_starts_a_process(bare):
+    executable(bare, "mpirun", '[ "$1 $2 $3" = "-np 1 true" ]')
+    assert doctor.check_launcher(configured()).ok
+
+
+def test_wrong_pseudopotential_is_named(bare, tmp_path):
+    from sluice.validate.pseudos import pseudo_table
+
+    (tmp_path / "pseudos").mkdir()
+    (tmp_path / "pseudos" / pseudo_table()["Li"].file).write_text("not the one")
+    check = doctor.check_pseudos(configured())
+    assert check.ok is False and "md5" in check.found and "li_pbe" in check.found
+
+
+def test_directories(tmp_path):
+    good = doctor.check_directory("results", tmp_path / "new" / "deep", 1, "advice")
+    assert good.ok and "GiB free" in good.found and not (tmp_path / "new").exists()
+    full = doctor.check_directory("results", tmp_path, 1 << 60, "advice")
+    assert full.ok is False and full.advice == "advice"
+    blocked = doctor.check_directory("results", Path("/proc/x"), 1, "advice")
+    assert blocked.ok is False and "cannot be written" in blocked.found
+
+
+def test_gpu_is_needed_only_if_asked_for(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert doctor.check_gpu(configured()).ok is None
+    assert doctor.check_gpu(configured(train={"device": "cuda"})).ok is False
+
+
+def test_gpus_are_counted(monkeypatch, bare):
+    from sluice.driver.launch import count_gpus
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert count_gpus() == 0
+    executable(bare, "nvidia-smi", "echo 'GPU 0: H'; echo 'GPU 1: H'")
+    assert count_gpus() == 2
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert count_gpus() == 1
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert count_gpus() == 0
+
+
+def test_space_grows_with_the_campaign():
+    small = doctor.estimate_space(configured(generate={"candidates": 1000}))
+    large = doctor.estimate_space(configured(generate={"candidates": 1_000_000}, rounds=3))
+    assert large.kept_bytes > small.kept_bytes + 999_000 * 3 * 100
+    assert large.files > small.files
+
+
+def test_environment_of_a_run(monkeypatch):
+    from sluice.driver.launch import environment
+    from sluice.step import DRIVER_VARIABLE
+
+    monkeypatch.setenv(DRIVER_VARIABLE, "old:1:1")
+    assert environment()[DRIVER_VARIABLE].split(":")[1] == str(os.getpid())
+    assert DRIVER_VARIABLE not in environment(local=False), "jobs of a cluster outlive their driver"
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert environment()["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] == "1"
+
+
+def test_everything_is_looked_at():
+    names = {check.name for check in doctor.examine(configured())}
+    assert {"python packages", "GPU", "pw.x", "mpirun", "pseudopotentials", "results", "scratch", "SLURM"} <= names

@@ -1,0 +1,178 @@
+"""How far a campaign is, as its files tell it."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from sluice.attempts import Recorder, append_event
+from sluice.config import Config
+from sluice.config_file import check_config
+from sluice.crystals import Crystals
+from sluice.driver.lease import Lease
+from sluice.driver.rules import read_rules, repository
+from sluice.driver.status import best_candidates, driver_line, progress_text, read_states, status_view
+from sluice.driver.view import PlainView, failures_since, jobs_to_run
+from sluice.schemas import SCHEMAS
+from sluice.store_writer import StoreWriter
+
+RULES = read_rules(repository() / "workflow" / "rules")
+
+
+@pytest.fixture
+def config(tmp_path) -> Config:
+    return check_config({"results": str(tmp_path), "campaign": "c", "rounds": 2, "generate": {"batches": 3}})
+
+
+def record(config: Config, job: str, outcome: str | None = "done", reason: str = "") -> Recorder:
+    recorder = Recorder(
+        config.workdir / "attempts.jsonl", job=job, step=job.split("/", maxsplit=1)[0], log=f"logs/{job}.log"
+    )
+    if outcome:
+        recorder.end(outcome, reason, cpu_seconds=2.0, gpu_seconds=0.0, max_rss_mb=1.0)
+    return recorder
+
+
+def shown(view) -> str:
+    console = Console(file=io.StringIO(), width=160)
+    console.print(view)
+    return console.file.getvalue()
+
+
+def test_totals_are_those_of_the_dag(config):
+    states = read_states(config, RULES)
+    assert {n: s.total for n, s in states.items() if s.total not in (1, 2)} == {
+        "generate_candidates": 6, "check_geometry": 6, "check_symmetry": 6, "check_charge": 6,
+        "relax_candidates": 4, "compute_references": 4, "compute_compounds": 4,
+    }  # fmt: skip
+    assert states["build_report"].total == 1 and states["train_screener"].total == 2
+
+
+def test_latest_attempt_of_a_job_counts(config):
+    record(config, "generate_candidates/round_1_batch_0", "failed", "no memory")
+    record(config, "generate_candidates/round_1_batch_0")
+    record(config, "generate_candidates/round_1_batch_1", "failed", "no memory")
+    record(config, "train_generator/round_1", "continued")
+    record(config, "train_generator/round_1", "continued")
+    running = record(config, "train_generator/round_1", None)
+    running.progress(3, 60, "epochs", "learning", force=True)
+    states = read_states(config, RULES)
+    generate, train = states["generate_candidates"], states["train_generator"]
+    assert (generate.done, generate.count("failed"), generate.cpu_seconds) == (1, 1, 4.0)
+    assert (train.count("running"), train.continued, train.progress) == (1, 2, "learning 3/60 epochs")
+
+
+def test_killed_jobs_do_not_count_as_running(config):
+    event = {"event": "start", "attempt": "a", "job": "check_charge/round_1_batch_0", "step": "check_charge"}
+    append_event(
+        config.workdir / "attempts.jsonl", event | {"host": os.uname().nodename, "pid": 2**22 + 1, "pid_started": 1.0}
+    )
+    assert read_states(config, RULES)["check_charge"].count("killed") == 1
+
+
+def test_progress_in_words():
+    assert progress_text({}) == ""
+    assert progress_text({"done": 5, "total": None, "unit": "rows"}) == "5 rows"
+    assert progress_text({"done": 0.5, "total": 1, "unit": "", "message": "x"}) == "x 0.5/1"
+
+
+def test_table_of_a_new_campaign(config):
+    text = shown(status_view(config, RULES))
+    assert "0/63 jobs done; not running" in text
+    for name in RULES:
+        assert name in text
+
+
+def test_driver_line_names_the_living_and_the_dead(config):
+    with Lease(config.workdir):
+        assert driver_line(config.workdir).startswith(f"running: process {os.getpid()}")
+    code = "import os, sys; from pathlib import Path; from sluice.driver.lease import Lease\n"
+    code += "Lease(Path(sys.argv[1])).__enter__(); os._exit(9)"
+    subprocess.run([sys.executable, "-c", code, str(config.workdir)], check=False)
+    assert "is gone): `sluice resume` goes on" in driver_line(config.workdir)
+
+
+def write(path: Path, schema: str, **values) -> None:
+    n = len(next(iter(values.values())))
+    lattice = np.tile(np.eye(3) * 4, (n, 1, 1))
+    salt = Crystals(lattice, np.arange(n + 1) * 2, np.tile([11, 17], n).astype(np.uint8), np.zeros((2 * n, 3)))
+    columns = {
+        name: values.get(name, [b""] * n if column.dtype.startswith("S") else np.zeros(n, column.dtype))
+        for name, column in SCHEMAS[schema][1].items()
+    }
+    with StoreWriter(path, schema) as writer:
+        writer.append([f"c{i}" for i in range(n)], columns, crystals=salt)
+
+
+def test_best_candidates_of_the_ranking_then_of_dft(config):
+    assert best_candidates(config) is None
+    write(
+        config.workdir / "round_1/screen/ranked.h5",
+        "ranked",
+        rank=np.arange(7)[::-1],
+        mlip_formation_energy_ev_per_atom=np.arange(7) - 9.5,
+        relaxed_space_group=np.full(7, 225),
+    )
+    text = shown(best_candidates(config))
+    assert "by ranking" in text and "interatomic potential" in text and "NaCl" in text
+    assert text.index("-3.500") < text.index("-7.500") and "-9.500" not in text
+    write(
+        config.workdir / "round_1/validate/validated.h5",
+        "validated",
+        formation_energy_ev_per_atom=[-1.25, -2.5, np.nan],
+        converged=[True, True, False],
+        confirmed=[False, True, False],
+    )
+    text = shown(best_candidates(config))
+    assert "by DFT" in text and "confirmed" in text and "nan" not in text
+    assert text.index("-2.500") < text.index("-1.250")
+
+
+def test_damaged_store_does_not_stop_the_status(config):
+    path = config.workdir / "round_1/screen/ranked.h5"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"not a store")
+    assert "jobs done" in shown(status_view(config, RULES))
+
+
+def test_failures_of_this_run_only(config):
+    record(config, "collect_crystals", "failed", "old")
+    [old] = failures_since(config.workdir, 0.0)
+    record(config, "label_crystals/batch_0", "failed", "new")
+    record(config, "label_crystals/batch_1", "failed", "mended")
+    record(config, "label_crystals/batch_1")
+    found = failures_since(config.workdir, old.started + 1e-4)
+    assert [(a.job, a.reason) for a in found] == [("label_crystals/batch_0", "new")]
+
+
+def test_plain_view_prints_what_is_new(config):
+    record(config, "collect_crystals")
+    console = Console(file=io.StringIO(), width=200)
+    view = PlainView(config, console)
+    running = record(config, "label_crystals/batch_0", None)
+    view.update()
+    running.end("failed", "out of [red]paint", cpu_seconds=0, gpu_seconds=0, max_rss_mb=0)
+    view.update()
+    view.update()
+    lines = console.file.getvalue().splitlines()
+    assert len(lines) == 2 and "label_crystals/batch_0: started" in lines[0]
+    assert "failed in 0 s: out of [red]paint" in lines[1]
+
+
+def test_job_counts_are_read_from_snakemakes_log(tmp_path):
+    log = tmp_path / "driver.log"
+    log.write_text("Job stats:\njob  count\n---- ---\nold   7\ntotal 7\n")
+    start = log.stat().st_size
+    assert jobs_to_run(log, start) == {}
+    with log.open("a") as handle:
+        handle.write(
+            "noise 3 x\nJob stats:\njob      count\n-----  -------\nall          1\nlabel_crystals   2\ntotal        3\n"
+        )
+    assert jobs_to_run(log, start) == {"all": 1, "label_crystals": 2, "total": 3}
