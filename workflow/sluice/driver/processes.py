@@ -16,7 +16,6 @@ from sluice.attempts import ATTEMPTS_FILE, process_start, read_attempts
 from sluice.errors import LeaseError
 from sluice.step import DRIVER_VARIABLE
 
-
 _DRY = {"-n", "--dry-run", "--dryrun"}
 
 
