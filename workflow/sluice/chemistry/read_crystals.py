@@ -34,6 +34,8 @@ DUPLICATE_ID = "duplicate id"
 NO_CELL = "no periodic cell"
 LONG_ID = "id too long"
 
+# What pymatgen's parser says of faults that have a name here (occupancies of one place are added up).
+PARSER_WORDS = {"exceeded tolerance": OVERLAP, "NaN": NOT_FINITE}
 MAX_ID = np.dtype(ID_DTYPE).itemsize
 MIN_VOLUME = 0.1  # Å³ per atom; flatter cells are no crystals
 CIF_SUFFIXES = (".cif",)
@@ -99,7 +101,9 @@ def _read_cif(file: Path) -> Iterator[Reading]:
         text = file.read_text(encoding="utf-8", errors="replace")
         structures = _parse_cif(text)
     except Exception as error:  # the parser raises whatever the text makes it stumble over
-        yield Reading(file.stem, reason=UNPARSABLE, detail=_short(error))
+        detail = _short(error)
+        reason = next((reason for words, reason in PARSER_WORDS.items() if words in detail), UNPARSABLE)
+        yield Reading(file.stem, reason=reason, detail=detail)
         return
     for i, structure in enumerate(structures):
         yield _from_structure(file.stem if i == 0 else f"{file.stem}_{i + 1}", structure)
