@@ -62,6 +62,7 @@ def foreign_snakemakes(workdir: Path) -> list[psutil.Process]:
         try:
             words = process.cmdline()
             works = any(Path(w).name == "snakemake" for w in words[:4]) and not _DRY & set(words)
+            works = works and "--mode remote" not in " ".join(words)  # runs one job in SLURM, on this host by chance
             if works and Path(process.cwd()) == workdir.resolve():
                 found.append(process)
         except (psutil.Error, OSError):
