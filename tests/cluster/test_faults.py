@@ -1,5 +1,6 @@
 """What the executor does about SLURM's faults, on a real SLURM. Every start of a job is counted."""
 
+import shutil
 import signal
 import time
 
@@ -32,6 +33,17 @@ def test_controller_killed_while_jobs_run(campaign, slurm):
     assert driver.wait(90) == 0, driver.text()
     assert "SLURM answers again" in driver.text()
     assert len(campaign.starts()) == 2, "no job ran twice"
+
+
+def test_controller_killed_at_launch(campaign, slurm):
+    campaign.write(["a", "b", "c"], "nap", "--seconds 2")
+    driver = campaign.start(retries=2)
+    driver.wait_for("is SLURM job", 60)
+    slurm.kill_controller()  # some jobs are being submitted, some launched, some saved and some not
+    time.sleep(4)
+    slurm.start_controller()
+    assert driver.wait(240) == 0, driver.text()
+    assert outputs(campaign, "a", "b", "c") == [True] * 3
 
 
 def test_controller_away_at_submission(campaign, slurm):
@@ -226,7 +238,7 @@ def test_out_of_memory_is_retried_with_more(campaign):
     campaign.write(["a"], "eat", "--megabytes 450", "mem_mb=lambda w, attempt: 400 * 2 ** (attempt - 1), runtime=3")
     driver = campaign.start(retries=2)
     assert driver.wait(120) == 0, driver.text()
-    assert "memory limit" in driver.text()
+    assert "exceeded memory limit" in driver.text() or "Exceeded job memory limit" in driver.text()
     assert len(campaign.starts()) == 2
 
 
@@ -251,3 +263,15 @@ def test_ranks_of_a_job(campaign, launcher):
     driver = campaign.start()
     assert driver.wait(60) == 0, driver.text()
     assert len((campaign.root / "a.txt").read_text().split()) == 2
+
+
+@pytest.mark.dft
+@pytest.mark.skipif(shutil.which("pw.x") is None, reason="pw.x is not installed: apt-get install quantum-espresso")
+def test_ranks_that_pwx_sees(campaign):
+    resources = "mem_mb=800, runtime=3, tasks=2, cpus_per_task=1, nodes=1"
+    campaign.write(["a"], "launch", "--command 'mpirun -np 2 pw.x -in none'", resources)
+    driver = campaign.start()
+    assert driver.wait(90) == 0, driver.text()
+    words = " ".join((campaign.root / "a.txt").read_text().split())
+    assert "Parallel version (MPI), running on 2 processors" in words
+    assert "MPI processes distributed on 1 nodes" in words

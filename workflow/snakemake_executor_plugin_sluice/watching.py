@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import threading
 import time
 from collections.abc import AsyncGenerator
@@ -214,7 +215,8 @@ class Watcher(SlurmExecutor):
                 lines = handle.read().decode(errors="replace").splitlines()
         except OSError:
             return ""
-        return next((ln.split("error: ", 1)[-1].strip(" *") for ln in reversed(lines) if "slurmstepd: error" in ln), "")
+        said = [match[1] for line in lines if (match := re.match(r"slurmstepd[^:]*: error: [ *]*(.*?)[ *]*$", line))]
+        return said[-1] if said else ""
 
     # ---------------------------------------------------------------- ends of a job
 
