@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
@@ -146,6 +147,12 @@ class GeneratorSettings(Section):
     gradient_penalty: float = Field(10.0, ge=0.0, description="Weight of the gradient penalty.")
     noise_size: Count = Field(128, description="Length of the noise vector.")
     width: Positive = Field(0.125, description="Width of the networks relative to the paper's; 1 is the paper's.")
+    coordinate_noise: float = Field(
+        0.5,
+        ge=0.0,
+        le=0.5,
+        description="Displacement of real coordinates in training, in steps of the quarter grid; rounding undoes it.",
+    )
     lattice_weight: float = Field(
         1.0,
         ge=0.0,
@@ -326,6 +333,10 @@ class ValidateSettings(Section):
         cores = os.cpu_count() or 1
         if self.launch.split()[:1] != ["srun"] and self.ranks > cores:
             raise ValueError(f"ranks is {self.ranks}, but this machine has {cores} cores; give at most {cores}")
+        try:
+            shlex.split(self.launch.format(ranks=self.ranks))
+        except (KeyError, IndexError, ValueError):
+            raise ValueError("launch: `{ranks}` may stand in it, no other braces, and quotes must be closed") from None
         if "{ranks}" not in self.launch and self.ranks > 1:
             raise ValueError("launch must contain {ranks}, e.g. `mpirun -np {ranks}`")
         return self

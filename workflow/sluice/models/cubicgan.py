@@ -24,10 +24,11 @@ GENERATOR_CHANNELS = (1024, 1024, 512, 512, 128)
 LATTICE_CHANNELS = (30, 18, 6)
 CRITIC_CHANNELS = (128, 512, 1024, 1024, 2048, 4096)
 CRITIC_DENSE = (1024, 512, 256, 32)
+SPAN = GRID / (GRID - 1)  # coordinates end half a grid step beyond the outer points, so that all are alike
 
 
-def scaled(size: int, width: float, least: int = 8) -> int:
-    """A layer's width."""
+def scaled(size: int, width: float, least: int = 64) -> int:
+    """A layer's width; no layer becomes a bottleneck."""
     return max(least, round(size * width))
 
 
@@ -75,7 +76,7 @@ class CubicGAN(nn.Module):
         self.noise_size, self.length_range = noise_size, tuple(length_range)
         self.register_buffer("features", torch.from_numpy(feature_table()))  # (104, F)
         sizes = [scaled(size, width) for size in GENERATOR_CHANNELS]
-        site = scaled(128, width, 16)
+        site = scaled(128, width)
         self.embed_group = nn.Embedding(len(SPACE_GROUPS), EMBEDDING)
         self.embed_element = nn.Conv1d(N_FEATURES, site, 1)
         self.dense = nn.Linear(noise_size + EMBEDDING + SITES * site, DENSE)
@@ -97,7 +98,7 @@ class CubicGAN(nn.Module):
         sites = torch.relu(self.embed_element(features.transpose(1, 2)))  # (B, S, 3)
         start = torch.cat([noise, self.embed_group(groups), sites.flatten(1)], dim=1)
         hidden = torch.relu(self.dense(start)).view(len(noise), DENSE // SITES, SITES)  # (B, 128, 3)
-        coordinates = self.coordinates(torch.cat([hidden, sites], dim=1)).transpose(1, 2)  # (B, 3, 3)
+        coordinates = self.coordinates(torch.cat([hidden, sites], dim=1)).transpose(1, 2) * SPAN  # (B, 3, 3)
         return coordinates, self.lattice_constant(coordinates, noise, groups, elements)
 
     def lattice_constant(self, coordinates: Tensor, noise: Tensor, groups: Tensor, elements: Tensor) -> Tensor:

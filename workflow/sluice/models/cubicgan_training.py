@@ -39,6 +39,8 @@ class GanLearner:
         critic_steps: critic steps for one generator step.
         gradient_penalty: weight of the gradient penalty.
         lattice_weight: weight of the lattice head's own error on real sites.
+        coordinate_noise: largest displacement of real coordinates, in grid steps of 1/4; up to 0.5 rounding undoes it.
+            Without it the critic tells real crystals by the roundness of their coordinates alone.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class GanLearner:
         critic_steps: int,
         gradient_penalty: float,
         lattice_weight: float,
+        coordinate_noise: float,
     ) -> None:
         order = sort_sites(data.elements)
         self.elements = np.take_along_axis(data.elements, order, axis=1)
@@ -68,6 +71,7 @@ class GanLearner:
         }
         self.width, self.learning_rate, self.critic_steps = width, learning_rate, critic_steps
         self.gradient_penalty, self.lattice_weight = gradient_penalty, lattice_weight
+        self.coordinate_noise = coordinate_noise * (scale_points(np.array(1)) - scale_points(np.array(0))).item()
         self.steps_done = 0
         self.last: dict[str, Tensor] = {}
 
@@ -86,9 +90,9 @@ class GanLearner:
         self._elements = fabric.to_device(torch.from_numpy(self.elements))
 
     def _real(self, rows: Tensor) -> Tensor:
-        return channels(
-            self._coordinates[rows], self._lengths[rows], self._groups[rows], self._elements[rows], self._features
-        )
+        coordinates = self._coordinates[rows]
+        coordinates = coordinates + (torch.rand_like(coordinates) * 2 - 1) * self.coordinate_noise
+        return channels(coordinates, self._lengths[rows], self._groups[rows], self._elements[rows], self._features)
 
     def _fake(self, rows: Tensor) -> Tensor:
         """Crystals of the generator's with the real ones' space groups and elements."""

@@ -6,20 +6,32 @@ predicted value for a regressor.
 
 from __future__ import annotations
 
+import csv
+import io
+import itertools
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sluice.chemistry.read_crystals import Reading, read_crystals
 from sluice.crystals import Crystals
+from sluice.errors import BadDataError
 from sluice.models.cgcnn import CGCNN
 from sluice.models.devices import pick_device
 from sluice.models.graphs import build_graphs, usable
-from sluice.models.modelfile import Model, ModelError, load_model
+from sluice.models.modelfile import Model, ModelError, load_model, write_atomically
 
-__all__ = ["Model", "ModelError", "load_model", "score_crystals"]
+__all__ = ["Model", "ModelError", "load_model", "score_crystals", "score_input"]
 
 CHUNK = 2000  # crystals whose graphs are held at a time
 ATOMS_PER_BATCH = 4096
+MIN_DISTANCE = 0.5  # Å; closer atoms count as overlapping in a user's files
+NO_GRAPH = "no usable cell"
+SHOWN = 20  # bad crystals that are named on standard error
 
 
 def score_crystals(model: Model, crystals: Crystals, device: str = "auto") -> NDArray[np.float64]:
@@ -50,3 +62,59 @@ def score_crystals(model: Model, crystals: Crystals, device: str = "auto") -> ND
                 values.append((torch.sigmoid(output) if model.task == "classification" else output).double().cpu())
         scores[start + good] = torch.cat(values).numpy()
     return scores
+
+
+def score_input(model_path: Path, input_path: Path, output: Path, device: str = "auto") -> None:
+    """Score a user's crystals: columns ``id``, ``score``, ``reason`` in the order of the input.
+
+    ``id`` is the file's name without suffix (or what the file says); ``score`` as of ``score_crystals``; a crystal that
+    cannot be scored has an empty score and the reason, and is named on standard error.
+
+    Args:
+        model_path: model file of a screener.
+        input_path: folder of CIF files, a CIF, an extxyz or a store.
+        output: CSV to write.
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        ModelError: if the model cannot be read or gives no scores.
+        BadDataError: if the input is none of these, or holds nothing.
+    """
+    model = load_model(model_path)
+    if not isinstance(model.network, CGCNN):
+        raise ModelError(f"{model_path}: a {model.kind} model gives no scores; give a screener.ckpt")
+    if input_path.suffix.lower() == ".csv":
+        raise BadDataError(
+            f"{input_path}: a CSV of formulas, but {model_path} ({model.kind}) was trained on structures and takes"
+            " a folder of CIF files, an extxyz file or a store; formulas need a composition model"
+        )
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["id", "score", "reason"])
+    bad, rows = [], 0
+    for readings in _chunks(read_crystals(input_path, min_distance=MIN_DISTANCE)):
+        for reading, value, reason in _score_readings(model, readings, device):
+            writer.writerow([reading.name, "" if np.isnan(value) else f"{value:.6g}", reason])
+            rows += 1
+            if reason:
+                bad.append(f"  {reading.name}: {reason}{f' ({reading.detail})' if reading.detail else ''}")
+    if rows == 0:
+        raise BadDataError(f"{input_path}: holds no crystals (CIF files end in .cif)")
+    write_atomically(output, text.getvalue().encode())
+    if bad:
+        more = [f"  … and {len(bad) - SHOWN} more, see {output}"] if len(bad) > SHOWN else []
+        print("\n".join([f"{len(bad)} of {rows} have no score:", *bad[:SHOWN], *more]), file=sys.stderr)
+
+
+def _chunks(readings: Iterator[Reading]) -> Iterator[list[Reading]]:
+    while chunk := list(itertools.islice(readings, CHUNK)):
+        yield chunk
+
+
+def _score_readings(model: Model, readings: list[Reading], device: str) -> Iterator[tuple[Reading, float, str]]:
+    """Each reading with its score and, where it has none, the reason."""
+    crystals = [reading.crystal for reading in readings if reading.crystal is not None]
+    scores = iter(score_crystals(model, Crystals.concatenate(crystals), device).tolist())
+    for reading in readings:
+        value = np.nan if reading.crystal is None else next(scores)
+        yield reading, value, reading.reason or (NO_GRAPH if np.isnan(value) else "")

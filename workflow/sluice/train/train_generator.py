@@ -83,6 +83,7 @@ def train_generator(
         critic_steps=settings.critic_steps,
         gradient_penalty=settings.gradient_penalty,
         lattice_weight=settings.lattice_weight,
+        coordinate_noise=settings.coordinate_noise,
     )
     train(
         learner,
