@@ -60,11 +60,13 @@ def test_picture_shows_every_number_and_escapes_reasons():
     rows = [row(step.name, in_=2000 - 100 * k, out=2000 - 100 * k) for k, step in enumerate(CANDIDATE_STEPS)]
     rows[1] = row(CANDIDATE_STEPS[1].name, in_=2000, out=1900, rejected=100)
     rows[1].reasons = type(rows[1].reasons)({"<i>close</i>": 100})
+    rows[0].counts["made"] = 2500
     picture = draw_funnel(rows, confirmed=3)
     assert all(f">{2000 - 100 * k:,}<" in picture for k in range(len(rows)))
+    assert ">2,500<" in picture
     assert ">3<" in picture and "&lt;i&gt;close" in picture and "<i>" not in picture
 
 
 def test_picture_of_an_empty_campaign():
     picture = draw_funnel([row(step.name) for step in CANDIDATE_STEPS], confirmed=0)
-    assert picture.count(">0<") == len(CANDIDATE_STEPS) + 1
+    assert picture.count(">0<") == len(CANDIDATE_STEPS) + 2

@@ -32,13 +32,14 @@ def _reasons(row: FunnelRow, most: int = 2) -> str:
 
 
 def draw_funnel(rows: list[FunnelRow], confirmed: int) -> Markup:
-    """Draw what left each step, from the generated candidates to the confirmed crystals.
+    """Draw what left each step, from what the generator drew to the confirmed crystals.
 
     Args:
         rows: of the funnel, rounds summed.
         confirmed: how many crystals DFT confirmed.
     """
-    stages = [(TITLES[row.step], row.counts["out"], row) for row in rows]
+    stages = [("Drawn", rows[0].counts["made"], FunnelRow("drawn"))]
+    stages += [(TITLES[row.step], row.counts["out"], row) for row in rows]
     stages.append(("Confirmed", confirmed, FunnelRow("confirmed")))
     largest = max(1, *(n for _, n, _ in stages))
     height = _ROW * len(stages)

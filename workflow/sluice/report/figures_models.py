@@ -38,7 +38,7 @@ def _is_score(name: str) -> bool:
 
 
 def _is_loss(name: str) -> bool:
-    return any(word in name.lower() for word in ("loss", "gap", "penalty"))
+    return "loss" in name.lower() or name == "val_critic_gap"
 
 
 def _words(name: str) -> str:

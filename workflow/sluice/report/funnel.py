@@ -43,7 +43,9 @@ DATABASE_STEPS = (
 )
 _SCREEN = "round_{round}/screen"
 CANDIDATE_STEPS = (
-    Step("generate_candidates", "Generated", "candidates", "round_{round}/generate/batch_{batch}.h5", "generate"),
+    Step(
+        "generate_candidates", "Generated crystals", "candidates", "round_{round}/generate/batch_{batch}.h5", "generate"
+    ),
     Step("check_geometry", "Possible geometry", "geometry", f"{_SCREEN}/geometry/batch_{{batch}}.h5", "generate"),
     Step("check_symmetry", "Symmetry as asked", "symmetry", f"{_SCREEN}/symmetry/batch_{{batch}}.h5", "generate"),
     Step("check_charge", "Charge-neutral", "charge", f"{_SCREEN}/charge/batch_{{batch}}.h5", "generate"),
