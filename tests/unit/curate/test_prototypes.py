@@ -1,9 +1,11 @@
 """The prototypes are what the table says they are."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
+from pymatgen.symmetry.groups import SpaceGroup
 
 from sluice.config import PROTOTYPE_SPACE_GROUPS, Chemistry
 from sluice.curate.lattice_guess import guess_lattice_constants
@@ -109,3 +111,34 @@ def test_find_prototypes_by_name_and_space_group():
 
 def test_nothing_to_decorate():
     assert len(decorate(PROTOTYPES[0], [], np.zeros(0))) == 0
+
+
+def _arrangement(number, points):
+    """A canonical form of three quarter-grid points under the space group, shifts of its origin and inversion."""
+    operations = [
+        (np.round(o.rotation_matrix).astype(int), np.round(4 * o.translation_vector).astype(int))
+        for o in SpaceGroup.from_int_number(number).symmetry_ops
+    ]
+    shifts = ((0, 0, 0), (1, 1, 1), (2, 2, 2), (3, 3, 3)) if number == 216 else ((0, 0, 0), (2, 2, 2))
+    forms = []
+    for shift in shifts:
+        for sign in (1, -1):
+            moved = [(sign * np.array(p) + shift) % 4 for p in points]
+            forms.append(tuple(sorted(min(tuple((r @ p + t) % 4) for r, t in operations) for p in moved)))
+    return number, min(forms)
+
+
+def test_the_table_holds_every_arrangement_with_known_members(sluice_data):
+    """Against the Materials Project's cubic ternaries on the quarter grid, those with an ICSD flag."""
+    table = sluice_data / "mp_structures" / "mp_cubic_ternary.csv.gz"
+    if not table.exists():
+        pytest.skip(f"{table} is not there")
+    data = pd.read_csv(table)
+    data = data[(data.special == 1) & (data.synth == 1)]
+    columns = [
+        [tuple(np.round(4 * np.array(x.split(), float)).astype(int) % 4) for x in data[f"xyz{k}"]] for k in (1, 2, 3)
+    ]
+    distinct = set(zip(data.spacegroup, *columns, strict=True))
+    found = {_arrangement(number, points) for number, *points in distinct}
+    ours = {_arrangement(p.space_group, [tuple(int(4 * x) for x in site) for site in p.sites]) for p in PROTOTYPES}
+    assert ours == found

@@ -112,7 +112,6 @@ def _read_cif(file: Path) -> Iterator[Reading]:
 def _parse_cif(text: str) -> list[Structure]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what is wrong with a structure is looked at below
-        # A site tolerance of 0 would keep images of one special position apart; 1e-4 is pymatgen's own.
         parser = CifParser(StringIO(text), check_cif=False)
         return parser.parse_structures(primitive=False, on_error="raise")
 
