@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -169,4 +170,7 @@ class Crystals:
 @lru_cache(maxsize=1_000_000)
 def _formula(numbers: tuple[int, ...], counts: tuple[int, ...]) -> str:
     amounts = {Element.from_Z(z): n for z, n in zip(numbers, counts, strict=True)}
-    return Composition(amounts).reduced_formula
+    with warnings.catch_warnings():
+        # Noble gases have no Pauling electronegativity; pymatgen says so every time it orders them.
+        warnings.filterwarnings("ignore", message="No Pauling electronegativity")
+        return Composition(amounts).reduced_formula
