@@ -47,7 +47,7 @@ class RelaxStaticMaker(Maker):
         """The id of a job of this task, the same in every process."""
         return str(uuid.uuid5(NAMESPACE, f"{self.task_id}/{name}"))
 
-    def make(self, structure: Structure, done: tuple[str, ...] = ()) -> Flow:  # type: ignore[override]
+    def make(self, structure: Structure, done: tuple[str, ...] = ()) -> Flow:
         """Build the flow.
 
         Args:

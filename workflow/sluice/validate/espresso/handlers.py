@@ -191,7 +191,10 @@ class WalltimeHandler(EspressoHandler):
     kind = "continuation"
 
     def plan(self, now: Situation) -> Plan | None:
-        """The same input, restarted; pw.x refuses wave functions from elsewhere by itself."""
+        """The same input, restarted; given up where two runs in a row did not get through one iteration."""
+        ends = [event for event in now.history.events() if event["event"] == "end"]
+        if len(ends) > 1 and all(event.get("n_iterations") == 0 for event in ends[-2:]):
+            return None
         return Plan({"control": {"restart_mode": "restart"}}, from_geometry=False)
 
 

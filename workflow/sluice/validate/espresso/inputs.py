@@ -14,7 +14,7 @@ from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from sluice.validate.espresso.sets import CalculationSettings
-from sluice.validate.pseudos import PseudoLibrary
+from sluice.validate.pseudos import PseudoLibrary, pseudopotential
 
 STATE_FILE = "inputs.json"
 INPUT_FILE = "pw.in"
@@ -95,9 +95,9 @@ class EspressoInputs:
             if name not in ("numbers", "positions"):
                 del atoms.arrays[name]
         if self.moments:
-            atoms.set_initial_magnetic_moments(
-                [self.moments.get(symbol, 0.0) for symbol in atoms.get_chemical_symbols()]
-            )
+            # ASE hands these on as pw.x's starting_magnetization, a share of the valence electrons.
+            share = {e: moment / pseudopotential(e).valence_electrons for e, moment in self.moments.items()}
+            atoms.set_initial_magnetic_moments([share.get(symbol, 0.0) for symbol in atoms.get_chemical_symbols()])
         write(
             directory / INPUT_FILE,
             atoms,

@@ -215,11 +215,12 @@ class EspressoJob(Job):
         history = History(here)
         if history.interrupted():
             output = read_output(here / OUTPUT_FILE, inputs.structure)
-            spent = (here / OUTPUT_FILE).stat().st_mtime - history.events()[-1]["time"]
+            lasted = (here / OUTPUT_FILE).stat().st_mtime - history.events()[-1]["time"]
+            spent = output.cpu_seconds * self.launch.ranks
             start = {"startingpot": "file" if has_density(inputs) else "atomic", "startingwfc": None}
             changes: Changes = {"control": {"restart_mode": "from_scratch"}, "electrons": start}
             inputs = inputs.changed(changes, output.structure)
-            history.add("end", exit_code=-9, wall_seconds=max(0.0, spent), cpu_seconds=max(0.0, spent), estimated=True)
+            history.add("end", exit_code=-9, wall_seconds=max(0.0, lasted), cpu_seconds=spent, estimated=True)
             history.add("correction", kind="continuation", handler="setup", problem="interrupted", changes=changes)
         check_geometry(inputs.structure)
         inputs.write(here)
@@ -254,7 +255,7 @@ class EspressoJob(Job):
             "end",
             exit_code=process.returncode,
             wall_seconds=round(time.time() - began, 2),
-            # A launcher such as srun runs the ranks outside our process tree; then pw.x's own figure counts.
+            # Ranks that srun started or that were killed are not in our children's account; pw.x's own figure counts.
             cpu_seconds=round(max(own, output.cpu_seconds * self.launch.ranks), 2),
             energies_ev=list(output.energies_ev),
             n_iterations=output.n_iterations,

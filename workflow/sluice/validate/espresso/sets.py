@@ -239,7 +239,7 @@ def prepare_structure(structure: Structure) -> Structure:
 
 
 def _cell(structure: Structure) -> tuple[list[list[float]], list[list[float]], list[int]]:
-    """spglib's view of a structure."""
+    """What spglib takes for of a structure."""
     return structure.lattice.matrix.tolist(), structure.frac_coords.tolist(), [site.specie.Z for site in structure]
 
 

@@ -1,0 +1,183 @@
+"""Launching, locks, geometry and custody, with stored outputs in pw.x's place."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from espresso_stand_ins import WARNINGS, copy_case, make_player, silicon
+from pymatgen.core import Lattice, Structure
+
+from sluice.errors import MissingProgramError, SluiceError
+from sluice.validate.espresso.inputs import EspressoInputs
+from sluice.validate.espresso.run import (
+    GeometryError,
+    History,
+    Launch,
+    check_geometry,
+    environment,
+    locked,
+    run_espresso,
+)
+
+pytestmark = [pytest.mark.filterwarnings(w) for w in WARNINGS]
+TINY = {"max_attempts": 4, "max_continuations": 5}
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """A directory with an input and nothing run; its pseudopotentials are stand-ins."""
+    directory = copy_case("done", tmp_path / "job")
+    for name in ("pw.out", "attempts.jsonl"):
+        (directory / name).unlink()
+    inputs = EspressoInputs.read(directory)
+    inputs.namelists["control"]["outdir"] = str(tmp_path / "out")
+    inputs.write(directory)
+    return directory
+
+
+def test_a_missing_program_says_what_to_install():
+    with pytest.raises(MissingProgramError, match=r"apt-get install quantum-espresso"):
+        Launch("", 1, "no-such-pw.x").check()
+    with pytest.raises(MissingProgramError, match=r"no-such-launcher"):
+        Launch("no-such-launcher {ranks}", 2, "pw.x").check()
+
+
+def test_the_command_line():
+    words = Launch("mpirun -np {ranks}", 3, "/opt/pw.x").words(("-nk", "2"))
+    assert words[-5:] == ["/opt/pw.x", "-nk", "2", "-in", "pw.in"]
+    assert words[words.index("mpirun") : words.index("mpirun") + 3] == ["mpirun", "-np", "3"]
+
+
+def test_calculations_beside_each_other_are_not_bound_to_one_core():
+    assert environment()["OMPI_MCA_hwloc_base_binding_policy"] == "none"
+    assert environment()["OMP_NUM_THREADS"] == "1"
+
+
+def test_a_directory_is_used_by_one_at_a_time(tmp_path):
+    with locked(tmp_path), pytest.raises(SluiceError, match="in use"), locked(tmp_path):
+        pass
+    with locked(tmp_path):
+        pass
+
+
+def test_overlapping_atoms_never_reach_pw(tmp_path):
+    close = Structure(Lattice.cubic(4.0), ["Na", "Cl"], [[0, 0, 0], [0.1, 0, 0]])
+    with pytest.raises(GeometryError, match=r"Na-Cl distance is 0\.40"):
+        check_geometry(close)
+    check_geometry(silicon())
+    # Bonds of molecules are short and fine.
+    check_geometry(Structure(Lattice.cubic(8.0), ["H", "H"], [[0, 0, 0], [0.0925, 0, 0]]))
+    # An atom too close to its own image.
+    with pytest.raises(GeometryError, match="Cs-Cs"):
+        check_geometry(Structure(Lattice.cubic(2.0), ["Cs"], [[0, 0, 0]]))
+
+
+def test_success_at_the_first_attempt(prepared, tmp_path):
+    player = make_player(tmp_path / "bin", "done")
+    assert run_espresso(prepared, launch=Launch("", 1, str(player)), **TINY) is None
+    history = History(prepared)
+    assert (history.starts, history.failures, history.continuations) == (1, 0, 0)
+    assert history.exit_code() == 0
+
+
+def test_a_failed_scf_is_mended_and_every_attempt_recorded(prepared, tmp_path):
+    player = make_player(tmp_path / "bin", "scf_not_converged", "scf_not_converged", "done")
+    assert run_espresso(prepared, launch=Launch("", 1, str(player)), **TINY) is None
+    history = History(prepared)
+    assert (history.starts, history.failures) == (3, 2)
+    corrections = [e for e in history.events() if e["event"] == "correction"]
+    assert [c["handler"] for c in corrections] == ["ScfHandler", "ScfHandler"]
+    assert corrections[1]["changes"]["electrons"]["mixing_mode"] == "local-TF"
+    assert (prepared / "pw.out.1").exists()
+    assert (prepared / "pw.out.2").exists()
+    assert EspressoInputs.read(prepared).namelists["electrons"]["mixing_mode"] == "local-TF"
+
+
+def test_a_hopeless_one_ends_with_its_reason(prepared, tmp_path):
+    player = make_player(tmp_path / "bin", "scf_not_converged")
+    reason = run_espresso(prepared, launch=Launch("", 1, str(player)), max_attempts=3, max_continuations=5)
+    assert reason is not None
+    assert "scf not converged" in reason
+    assert History(prepared).starts == 3
+
+
+def test_continuations_are_counted_apart(prepared, tmp_path):
+    player = make_player(tmp_path / "bin", *["out_of_time"] * 4, "done")
+    reason = run_espresso(prepared, launch=Launch("", 1, str(player)), max_attempts=1, max_continuations=5)
+    assert reason is None
+    history = History(prepared)
+    assert (history.starts, history.failures, history.continuations) == (5, 0, 4)
+
+
+def test_an_interrupted_attempt_goes_on_from_the_last_geometry(prepared, tmp_path):
+    """As a SIGKILL leaves it: started, never ended, output cut off."""
+    inputs = EspressoInputs.read(prepared)
+    inputs.namelists["control"]["calculation"] = "vc-relax"
+    inputs.write(prepared)
+    stored = copy_case("killed_midway", tmp_path / "stored")
+    (prepared / "pw.out").write_text((stored / "pw.out").read_text())
+    History(prepared).add("start", number=1)
+    player = make_player(tmp_path / "bin", "relaxed")
+    assert run_espresso(prepared, launch=Launch("", 1, str(player)), **TINY) is None
+    history = History(prepared)
+    assert (history.starts, history.failures, history.continuations) == (2, 0, 1)
+    after = EspressoInputs.read(prepared)
+    assert after.structure != inputs.structure
+    assert after.namelists["control"]["restart_mode"] == "from_scratch"
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from sluice.validate.espresso.run import EspressoJob, Launch
+EspressoJob(Launch({template!r}, 1, {command!r})).run({directory!r})
+"""
+
+
+@pytest.mark.parametrize("template", ["", "mpirun -np {ranks}"])
+def test_pw_dies_when_we_are_killed(prepared, tmp_path, template):
+    """SIGKILL of the Python process ends launcher and ranks."""
+    if template:
+        import shutil
+
+        if shutil.which("mpirun") is None or shutil.which("setpriv") is None:
+            pytest.skip("needs mpirun and setpriv")
+    sleeper = tmp_path / "pw-sleeper"
+    pid_file = tmp_path / "rank.pid"
+    sleeper.write_text(f"#!/bin/sh\necho $$ > {pid_file}.new\nmv {pid_file}.new {pid_file}\nexec sleep 300\n")
+    sleeper.chmod(0o755)
+    code = CHILD.format(template=template, command=str(sleeper), directory=str(prepared))
+    parent = subprocess.Popen([sys.executable, "-c", code])
+    _wait_for(pid_file.exists, 120)
+    rank = int(pid_file.read_text())
+    assert psutil.pid_exists(rank)
+    parent.kill()
+    parent.wait()
+    _wait_for(lambda: not _alive(rank), 20)
+    assert not _alive(rank)
+    assert History(prepared).interrupted()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def _wait_for(condition, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.05)
+
+
+def test_history_passes_over_a_line_that_was_cut_off(tmp_path):
+    history = History(tmp_path)
+    history.add("start", number=1)
+    with Path(tmp_path / "attempts.jsonl").open("a") as handle:
+        handle.write('{"event": "en')
+    assert history.interrupted()
+    assert history.starts == 1
