@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 from sluice import dag
@@ -49,3 +52,9 @@ def test_settings_keep_braces_and_do_not_change_between_runs():
     text = dag.settings_json(Config().validate_)(None)
     assert "{ranks}" in text
     assert text == dag.settings_json(Config.model_validate({}).validate_)(None)
+
+
+def test_commands_of_rules_find_this_python_first(monkeypatch):
+    monkeypatch.setenv("PATH", "/usr/bin")
+    dag.prefer_this_python()
+    assert os.environ["PATH"] == f"{Path(sys.executable).parent}:/usr/bin"

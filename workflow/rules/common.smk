@@ -1,7 +1,4 @@
-# Typed input and resource functions, and the settings that rules pass on. Tested in tests/workflow/test_common.py.
-import os
-import sys
-
+# Typed input and resource functions, and the settings that rules pass on. Tested in tests/unit/test_dag.py.
 from sluice.dag import (
     earlier_decision,
     earlier_generator,
@@ -9,6 +6,7 @@ from sluice.dag import (
     earlier_shortlists,
     earlier_validated,
     memory_mb,
+    prefer_this_python,
     runtime_minutes,
     settings_json,
 )
@@ -23,4 +21,4 @@ GPUS = 0 if DEVICE == "cpu" else 1
 LIBRARY = str(CAMPAIGN.library)
 
 # Steps run with the Python that runs Snakemake, activated or not; a conda environment of a rule still comes first.
-os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+prefer_this_python()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 from pydantic import BaseModel
@@ -76,3 +79,8 @@ def runtime_minutes(base: int) -> Callable[..., int]:
         return int(base * 2 ** (attempt - 1))
 
     return grow
+
+
+def prefer_this_python() -> None:
+    """Put the programs of this Python first on the path, for the commands of rules."""
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])

@@ -1,0 +1,119 @@
+"""The DAG as Snakemake sees it: configurations plan, mistakes stop everything, edits rerun what depends on them."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+from helpers import REPOSITORY, SMALL, job_counts, sluice, snakemake, write_config
+
+from sluice.config_file import load_config
+from sluice.driver.rules import read_rules
+from sluice.driver.status import expected_jobs
+
+CONFIGS = sorted([*(REPOSITORY / "config").glob("*.yaml"), *(REPOSITORY / "config" / "campaigns").glob("*.yaml")])
+RULES = read_rules(REPOSITORY / "workflow" / "rules")
+SCREENING = {"check_geometry", "check_symmetry", "check_charge", "remove_duplicates", "score_candidates"}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
+def test_every_configuration_plans_all_its_jobs(path, tmp_path):
+    config = write_config(tmp_path, **(yaml.safe_load(path.read_text()) | {"results": str(tmp_path / "results")}))
+    counts = job_counts(config)
+    assert counts.pop("all") == 1
+    assert counts == expected_jobs(load_config(config), RULES)
+
+
+def test_snakemake_lint_is_clean(tmp_path):
+    done = snakemake(write_config(tmp_path), "--lint")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("start", [sluice, snakemake], ids=["sluice run", "snakemake"])
+def test_mistakes_stop_everything_before_any_job(start, tmp_path):
+    config = tmp_path / "bad.yaml"
+    config.write_text(
+        f"results: {tmp_path}/results\nrounds: 0\nscreen:\n  shortlist:\n    dft_cpu_seconds: -1\n"
+        "chemistry:\n  elements: [Li, Xx, F]\nvalidate:\n  pseudos: /nowhere\ntypo: 1\n"
+    )
+    done = start("run", str(config)) if start is sluice else start(config, "--cores", "1")
+    assert done.returncode != 0
+    text = done.stdout + done.stderr
+    for words in (
+        "line 2: rounds = 0",
+        "line 5: screen.shortlist.dft_cpu_seconds = -1",
+        "Xx",
+        "line 10: typo: unknown key",
+    ):
+        assert words in text, text
+    assert not (tmp_path / "results").exists()
+
+
+def test_dry_run_of_the_command_starts_nothing(tmp_path):
+    config = write_config(tmp_path, **SMALL)
+    done = sluice("run", str(config), "--dry-run")
+    assert done.returncode == 0 and "label_crystals" in done.stdout + done.stderr
+    assert not (tmp_path / "results" / "small" / "lease.json").exists()
+    assert not (tmp_path / "results" / "small" / "curate").exists()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A campaign of two rounds that Snakemake takes for finished: every output is there, empty."""
+    folder = tmp_path_factory.mktemp("finished")
+    config = write_config(folder, **SMALL, rounds=2, screen={"relax": {"batches": 2}})
+    listed = snakemake(config, "--dry-run", "--summary")
+    assert listed.returncode == 0, listed.stderr
+    lines = [line.split("\t") for line in listed.stdout.splitlines() if "\t" in line]
+    workdir = folder / "results" / "small"
+    for name, *_ in lines[1:]:
+        path = workdir / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir() if name == "report/cifs" else path.touch()
+    touched = snakemake(config, "--touch", "--forceall", "--cores", "1")
+    assert touched.returncode == 0, touched.stdout + touched.stderr
+    assert job_counts(config) == {}
+    return config
+
+
+def edited(config, **sections):
+    values = yaml.safe_load(config.read_text())
+    for name, section in sections.items():
+        values[name] = values.get(name, {}) | section if isinstance(section, dict) else section
+    path = config.with_name("edited.yaml")
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def test_written_differently_is_not_another_configuration(finished):
+    config = finished.with_name("same.yaml")
+    config.write_text(
+        "# a comment\n" + yaml.safe_dump(yaml.safe_load(finished.read_text()), sort_keys=True) + "seed: 2026\n"
+    )
+    assert job_counts(config) == {}
+
+
+def test_edit_of_screening_leaves_curate_and_training_of_round_1(finished):
+    counts = job_counts(edited(finished, screen={"geometry": {"min_density": 0.4}}))
+    assert set(counts) >= SCREENING
+    assert not {"collect_crystals", "label_crystals", "split_crystals"} & set(counts)
+    assert counts.get("train_generator", 0) <= 1, "only round 2 learns from what screening found"
+    assert counts["check_geometry"] == 2 * 4
+
+
+def test_edit_of_stop_reruns_decisions_only_and_what_follows(finished):
+    counts = job_counts(edited(finished, stop={"confirmed": 5}))
+    assert counts["decide_round"] == 2
+    assert counts.get("check_geometry", 0) <= 4, "round 1 must stand"
+    assert "collect_crystals" not in counts and counts.get("compute_compounds", 0) <= 2
+
+
+def test_edit_of_chemistry_reruns_everything(finished):
+    counts = job_counts(edited(finished, chemistry={"elements": ["Li", "K", "F"], "space_groups": [225]}))
+    assert counts["collect_crystals"] == 1 and counts["train_generator"] == 2
+
+
+def test_name_and_description_of_results_do_not_matter_elsewhere(finished):
+    """Retraining is not asked for by an edit of the DFT protocol."""
+    counts = job_counts(edited(finished, validate={"protocol": "balanced"}))
+    assert "collect_crystals" not in counts and "label_crystals" not in counts
+    assert counts["compute_compounds"] == 4 and counts.get("train_generator", 0) <= 1
