@@ -29,11 +29,12 @@ rule all:
 
 rule work:
     output: "{{name}}.txt"
+    log: "logs/{{name}}.log"
     resources: {resources}
     params: flags={flags!r}
     shell:
         "{python} {work} {step} --name {{wildcards.name}} {{params.flags}} "
-        "--output {{output}} --log logs/{{wildcards.name}}.log"
+        "--output {{output}} --log {{log}}"
 """
 
 

@@ -65,3 +65,13 @@ def test_ends_without_a_wish(history):
 def test_an_older_job_of_the_same_number_is_another_job(history):
     path = history(("done", 1))
     assert judge(path, "1", time.time() + 60, 50) is None
+
+
+def test_a_step_with_another_log_is_another_job_with_the_same_number(history):
+    path = history(("done", 1))
+    event = {"event": "start", "attempt": "x", "job": "other", "step": "s", "host": "h", "pid": 1, "pid_started": 0.0}
+    append_event(path, event | {"slurm_job": "1", "log": "logs/other.log"})
+    end = {"event": "end", "attempt": "x", "outcome": "failed", "reason": "not mine"}
+    append_event(path, end | {"cpu_seconds": 0.0, "gpu_seconds": 0.0, "max_rss_mb": 0.0})
+    assert judge(path, "1", 0.0, 50, ["logs/mine.log"]).finished
+    assert judge(path, "1", 0.0, 50, ["logs/other.log"]).words == "not mine"

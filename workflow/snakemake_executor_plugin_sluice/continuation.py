@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +38,9 @@ def _progress_words(attempt: Attempt) -> str:
     return f"{done:g}{f' of {total:g}' if total else ''} {unit or ''}".strip()
 
 
-def judge(attempts: Path, slurm_job: str, since: float, max_continuations: int) -> Continuation | None:
+def judge(
+    attempts: Path, slurm_job: str, since: float, max_continuations: int, logs: Collection[str] = ()
+) -> Continuation | None:
     """Read how the step that ran in a SLURM job ended; None if no step left word.
 
     Args:
@@ -45,12 +48,17 @@ def judge(attempts: Path, slurm_job: str, since: float, max_continuations: int) 
         slurm_job: id of the SLURM job.
         since: when it was submitted, in seconds since the epoch; a SLURM that lost its state gives ids out again.
         max_continuations: cap on continuing in a row.
+        logs: log files of the job; a step with another log belongs to another job that got the same id.
 
     Continuing counts from the last attempt that was anything but a continuation; attempts that were killed without a
     word neither count nor interrupt the count. Progress must advance from one continuation to the next.
     """
     everything = read_attempts(attempts)
-    mine = [a for a in everything if a.slurm_job == slurm_job and a.started >= since - 1]
+    mine = [
+        a
+        for a in everything
+        if a.slurm_job == slurm_job and a.started >= since - 1 and (not logs or a.log is None or a.log in logs)
+    ]
     if not mine or mine[-1].outcome is None:
         return None
     last = mine[-1]

@@ -102,7 +102,7 @@ class Executor(Watcher):
                 why = "does outdated work" if not current else "would do the same work twice"
                 if queued.state != "COMPLETING":
                     self.logger.info(f"Cancelling SLURM job {queued.job_id} ({identity.label}): it {why}.")
-                    slurm_queue.cancel([queued.job_id])
+                    slurm_queue.cancel(self.campaign, [queued.job_id])
                 waits_for.append(queued.job_id)
             elif queued.fate is Fate.DONE and current and not attached and self._finished_meanwhile(job, queued):
                 self._watch(job, identity, queued.job_id, queued.submitted or self.started)
@@ -165,18 +165,18 @@ class Executor(Watcher):
 
     def _find_submitted(self, identity: JobIdentity, since: float) -> str | None:
         queue = slurm_queue.read_queue(self.campaign) or {}
-        with self._watch_lock:
-            known = set(self._watched)
         for queued in queue.values():
-            if queued.identity == identity and queued.job_id not in known and (queued.submitted or 0) >= since - 1:
+            if queued.identity == identity and queued.lives and (queued.submitted or 0) >= since - 1:
                 return queued.job_id
         return None
 
     def _watch(self, job: Any, identity: JobIdentity, job_id: str, submitted: float) -> None:
         log = self._log_file(job, job_id, "group" if job.is_group() else "rule")
         info = SubmittedJobInfo(job, external_jobid=job_id, aux={"slurm_logfile": log})
+        watched = Watched(info, identity, submitted)
+        info.aux["watched"] = watched
         with self._watch_lock:
-            self._watched[job_id] = Watched(info, identity, submitted)
+            self._watched[identity.outputs] = watched
         self.report_job_submission(info)
 
     def _resubmit(self, watched: Watched) -> None:
@@ -205,5 +205,5 @@ class Executor(Watcher):
         ids = [str(info.external_jobid) for info in active_jobs if info.external_jobid is not None]
         if ids:
             self.logger.info(f"Cancelling {len(ids)} SLURM jobs.")
-            if complaint := slurm_queue.cancel(ids):
+            if complaint := slurm_queue.cancel(self.campaign, ids):
                 self.logger.warning(f"scancel: {complaint}")

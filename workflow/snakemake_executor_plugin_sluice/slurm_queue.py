@@ -155,13 +155,17 @@ def ask_accounting(job_id: str) -> tuple[str, str] | None:
     return (rows[-1][0], rows[-1][1]) if answer.returncode == 0 and rows else None
 
 
-def cancel(job_ids: list[str], *, timeout: float = 30.0) -> str:
-    """scancel; what SLURM complained about, empty if nothing."""
+def cancel(campaign: str, job_ids: list[str], *, timeout: float = 30.0) -> str:
+    """Cancel jobs if they are the campaign's; what SLURM complained about, empty if nothing."""
     complaints = []
     for first in range(0, len(job_ids), 500):  # command lines are limited
         try:
             answer = subprocess.run(
-                ["scancel", *job_ids[first : first + 500]], capture_output=True, text=True, timeout=timeout, check=False
+                ["scancel", f"--name={campaign}", *job_ids[first : first + 500]],
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                check=False,
             )
             complaints.append(answer.stderr.strip())
         except (OSError, subprocess.TimeoutExpired) as error:

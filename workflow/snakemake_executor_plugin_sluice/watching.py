@@ -55,6 +55,7 @@ class Watcher(SlurmExecutor):
         self.workdir = Path.cwd()
         self.campaign = campaign_name(self.workdir, self.settings.jobname_prefix)
         self._aborted = threading.Event()
+        # by the job's outputs: SLURM may give an id twice, if it lost its state in between
         self._watched: dict[str, Watched] = {}
         self._watch_lock = threading.Lock()
         self._lost: dict[str, int] = {}
@@ -128,12 +129,12 @@ class Watcher(SlurmExecutor):
 
     def _settle(self, info: SubmittedJobInfo, queue: dict[str, QueuedJob]) -> bool:
         """Deal with one job; whether it is settled, so that this SLURM job need no longer be watched."""
-        job_id = str(info.external_jobid)
-        watched = self._watched[job_id]
-        queued = queue.get(job_id)
-        if queued is None:
+        watched: Watched = info.aux["watched"]
+        queued = queue.get(str(info.external_jobid))
+        given_again = queued is not None and queued.identity is not None and queued.identity != watched.identity
+        if queued is None or given_again:
             watched.missed += 1
-            return watched.missed >= MISSED_POLLS and self._settle_vanished(watched)
+            return watched.missed >= MISSED_POLLS and self._settle_vanished(watched, ask=not given_again)
         watched.missed = 0
         if queued.fate is Fate.WAITS:
             watched.stuck_since = None
@@ -154,7 +155,7 @@ class Watcher(SlurmExecutor):
             self.logger.warning(f"SLURM job {queued.job_id} ({watched.identity.label}) does not start: {words}.")
         if now - watched.stuck_since < self.settings.hold_seconds:
             return False
-        slurm_queue.cancel([queued.job_id])
+        slurm_queue.cancel(self.campaign, [queued.job_id])
         if "launch failed" in queued.reason.lower().replace("_", " "):
             self._submit_lost(watched, words)
         else:
@@ -164,10 +165,10 @@ class Watcher(SlurmExecutor):
             )
         return True
 
-    def _settle_vanished(self, watched: Watched) -> bool:
+    def _settle_vanished(self, watched: Watched, *, ask: bool) -> bool:
         """A job that neither runs nor is remembered by the queue: ask the accounting, then its own traces."""
         job_id = str(watched.info.external_jobid)
-        accounted = slurm_queue.ask_accounting(job_id)
+        accounted = slurm_queue.ask_accounting(job_id) if ask else None
         if accounted is not None:
             fate = slurm_queue.fate_of(accounted[0])
             if fate is Fate.DONE:
@@ -205,7 +206,9 @@ class Watcher(SlurmExecutor):
 
     def _last_word(self, watched: Watched) -> Continuation | None:
         job_id = str(watched.info.external_jobid)
-        return judge(self.workdir / ATTEMPTS_FILE, job_id, watched.submitted, self.settings.max_continuations)
+        job = watched.info.job
+        logs = [str(log) for member in (list(job) if job.is_group() else [job]) for log in member.log]
+        return judge(self.workdir / ATTEMPTS_FILE, job_id, watched.submitted, self.settings.max_continuations, logs)
 
     def _last_line_of_slurm(self, watched: Watched) -> str:
         """What slurmstepd wrote last into the job's log (memory or time limit exceeded …)."""
@@ -222,7 +225,8 @@ class Watcher(SlurmExecutor):
 
     def _forget(self, watched: Watched) -> None:
         with self._watch_lock:
-            self._watched.pop(str(watched.info.external_jobid), None)
+            if self._watched.get(watched.identity.outputs) is watched:
+                del self._watched[watched.identity.outputs]
 
     def _succeed(self, watched: Watched) -> None:
         self._forget(watched)
