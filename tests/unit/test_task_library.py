@@ -59,7 +59,7 @@ def test_the_id_does_not_depend_on_how_a_crystal_is_written_down(original: Struc
     for scaling in ([[1, 1, 0], [0, 1, 0], [0, 0, 1]], [[2, 0, 0], [0, 1, 0], [1, 0, 1]]):
         other = Structure.from_sites([original[int(i)] for i in rng.permutation(len(original))])
         other.translate_sites(range(len(other)), rng.random(3))
-        other.apply_operation(SymmOp.from_axis_angle_and_translation([1, 2, 3], 33.0))
+        other.apply_operation(SymmOp.from_axis_angle_and_translation(np.array([1.0, 2.0, 3.0]), 33.0))
         other.make_supercell(scaling)
         assert identity(other) == expected
 

@@ -171,8 +171,6 @@ def _plan(entry: FileEnergy, planner: Planner, chemistry: Chemistry | None) -> N
         structure = read_crystal(entry.path)
         elements = structure.symbol_set if chemistry is None else chemistry.elements
         tier = tier_for(elements, planner.settings.protocol).name
-        if len(structure.symbol_set) == 1:
-            raise SluiceError(f"{entry.path}: an element has no formation energy of its own to compute here")
         entry.task = planner.compound(entry.name, structure, tier)
     except SluiceError as error:
         entry.fail("cannot be used", str(error))
