@@ -118,10 +118,15 @@ class Campaign:
         )
         with log.open("wb") as output:
             process = subprocess.Popen(
-                command, cwd=self.root, env=self.slurm.environment, stdout=output, stderr=output, process_group=0
+                command, cwd=self.root, env=self.environment(), stdout=output, stderr=output, process_group=0
             )
         self.drivers.append(Driver(process, log))
         return self.drivers[-1]
+
+    def environment(self) -> dict[str, str]:
+        """The cluster's, with programs of the campaign's own before SLURM's."""
+        values = self.slurm.environment
+        return values | {"PATH": f"{self.root / 'bin'}{os.pathsep}{values['PATH']}"}
 
     def unlock(self) -> None:
         """Remove the lock of a killed driver."""

@@ -3,6 +3,7 @@
 import shutil
 import signal
 import time
+from itertools import pairwise
 
 import pytest
 from slurm_cluster import wait_until
@@ -19,6 +20,20 @@ def test_quiet_run(campaign):
     assert len(campaign.starts("a")) == len(campaign.starts("b")) == 1
     assert {job.identity.label for job in campaign.jobs().values()} == {"work_a", "work_b"}
     assert not list((campaign.root / ".snakemake" / "slurm_logs").rglob("*.log")), "logs of good jobs are removed"
+
+
+def test_polling_backs_off_no_further_than_its_cap(campaign):
+    campaign.write(["a"], "nap", "--seconds 25")
+    (campaign.root / "bin").mkdir()
+    program = campaign.root / "bin" / "squeue"
+    program.write_text(f'#!/bin/sh\ndate +%s.%N >> {campaign.root}/polls\nexec {shutil.which("squeue")} "$@"\n')
+    program.chmod(0o755)
+    driver = campaign.start("--sluice-poll-seconds", "1", "--sluice-max-poll-seconds", "4")
+    assert driver.wait(120) == 0, driver.text()
+    polls = [float(line) for line in (campaign.root / "polls").read_text().split()]
+    pauses = [after - before for before, after in pairwise(polls)]
+    assert pauses[1] < 3 and max(pauses) > 3.5, "it backs off"
+    assert max(pauses) < 7, "but not beyond the cap"
 
 
 def test_controller_killed_while_jobs_run(campaign, slurm):
