@@ -69,7 +69,7 @@ slurm:
 	elif [ "$(ROOT)" = 0 ] && command -v apt-get >/dev/null; then \
 	    echo "installing SLURM"; \
 	    apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends \
-	        slurmctld slurmd slurm-client munge >/dev/null; \
+	        slurmctld slurmd slurm-client munge libpmix-dev >/dev/null; \
 	else \
 	    echo "SLURM is missing: apt-get install --no-install-recommends slurmctld slurmd slurm-client munge"; exit 1; \
 	fi
