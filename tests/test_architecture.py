@@ -149,7 +149,7 @@ def tracked_files() -> list[Path]:
         for path in sorted(ROOT.rglob("*"))
         if path.is_file()
         and not skipped & set(path.relative_to(ROOT).parts)
-        and not any(part.endswith((".egg-info", "_cache")) for part in path.parts)
+        and not any(part.endswith((".egg-info", "_cache", ".hypothesis")) for part in path.parts)
         and path.suffix in suffixes
     ]
 

@@ -61,7 +61,7 @@ def test_default_file_says_every_key_and_nothing_else(repository):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("campain: x", ["line 1", "campain", "unknown key", "campaign"]),
+        ("campaigns: x", ["line 1", "campaigns: unknown key", "campaign"]),
         ("screen:\n  relax:\n    candidate: 3", ["line 3", "screen.relax.candidate", "unknown key", "candidates"]),
         ("rounds: many", ["line 1", "rounds = 'many'", "integer"]),
         ("rounds: 0", ["rounds = 0", "greater than or equal to 1"]),

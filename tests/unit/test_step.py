@@ -117,7 +117,7 @@ def run(tmp_path):
     script.write_text(textwrap.dedent(STEP))
 
     def start(*words: str, wait: bool = True, **env: str):
-        command = [sys.executable, str(script), *words, "--log", "logs/work/batch_3.log"]
+        command = [sys.executable, str(script), *words, "--log", "logs/do_it/batch_3.log"]
         environment = os.environ | env
         if wait:
             return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
@@ -134,23 +134,23 @@ def test_done(run, tmp_path):
     done = run("--what", "well")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     [attempt] = attempts(tmp_path)
-    assert (attempt.state, attempt.job, attempt.step) == ("done", "work/batch_3", "work")
+    assert (attempt.state, attempt.job, attempt.step) == ("done", "do_it/batch_3", "work")
     assert attempt.cpu_seconds > 0 and attempt.max_rss_mb > 10
-    assert "working on well" in (tmp_path / "logs/work/batch_3.log").read_text()
+    assert "working on well" in (tmp_path / "logs/do_it/batch_3.log").read_text()
 
 
 def test_expected_failure_is_one_line_with_the_log(run, tmp_path):
     done = run("--what", "bad")
     assert done.returncode == 1
-    assert done.stderr == "work: 3 rows are bad  (log: logs/work/batch_3.log)\n"
+    assert done.stderr == "work: 3 rows are bad  (log: logs/do_it/batch_3.log)\n"
     assert attempts(tmp_path)[0].reason == "3 rows are bad"
-    assert "Traceback" not in (tmp_path / "logs/work/batch_3.log").read_text()
+    assert "Traceback" not in (tmp_path / "logs/do_it/batch_3.log").read_text()
 
 
 def test_bug_leaves_its_traceback_in_the_log(run, tmp_path):
     done = run("--what", "bug")
     assert done.returncode == 1 and "KeyError" in done.stderr and "Traceback" not in done.stderr
-    assert "Traceback" in (tmp_path / "logs/work/batch_3.log").read_text()
+    assert "Traceback" in (tmp_path / "logs/do_it/batch_3.log").read_text()
     assert attempts(tmp_path)[0].state == "failed"
 
 

@@ -13,7 +13,7 @@ import pytest
 from helpers import REPOSITORY, SMALL, job_counts, sluice, snakemake, wait_for, write_config
 
 from sluice.attempts import read_attempts
-from sluice.driver.lease import read_lease
+from sluice.driver.lease import Lease, read_lease
 from sluice.driver.processes import started_by
 from sluice.store import Store
 
@@ -41,8 +41,8 @@ def undisturbed(tmp_path_factory) -> list[str]:
 
 def start(config) -> subprocess.Popen:
     command = [sys.executable, "-m", "sluice.cli", "run", str(config), *UNTIL]
-    log = config.with_name("driver.txt").open("w")
-    return subprocess.Popen(command, cwd=REPOSITORY, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    with config.with_name("driver.txt").open("w") as log:
+        return subprocess.Popen(command, cwd=REPOSITORY, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
 
 
 def end(driver: subprocess.Popen, how: str) -> int:
@@ -51,6 +51,17 @@ def end(driver: subprocess.Popen, how: str) -> int:
     else:
         driver.send_signal({"driver": signal.SIGKILL, "interrupt": signal.SIGINT}[how])
     return driver.wait(timeout=120)
+
+
+def test_second_driver_is_refused_and_changes_nothing(tmp_path):
+    config = write_config(tmp_path, **SMALL)
+    workdir = tmp_path / "results" / "small"
+    with Lease(workdir):
+        for command in ("run", "resume"):
+            refused = sluice(command, str(config), *UNTIL)
+            assert refused.returncode == 2 and f"process {os.getpid()} on" in refused.stderr
+        assert read_lease(workdir).pid == os.getpid()
+        assert not (workdir / "config.yaml").exists() and not (workdir / "attempts.jsonl").exists()
 
 
 @pytest.mark.parametrize("how", ["driver", "group", "interrupt"])
@@ -63,9 +74,6 @@ def test_resume_goes_on(how, undisturbed, tmp_path):
     assert wait_for(lambda: running() or driver.poll() is not None, 300)
     holder = read_lease(workdir)
     assert holder.pid == driver.pid
-    if how == "group":
-        second = sluice("run", str(config), *UNTIL)
-        assert second.returncode == 2 and f"process {driver.pid}" in second.stderr
     code = end(driver, how)
     assert code == (130 if how == "interrupt" else -signal.SIGKILL)
     assert wait_for(lambda: not started_by(holder.driver), 20), started_by(holder.driver)
@@ -79,7 +87,7 @@ def test_resume_goes_on(how, undisturbed, tmp_path):
     done = Counter(a.job for a in read_attempts(path) if a.outcome == "done")
     assert done == {"collect_crystals": 1, "label_crystals/batch_0": 1, "label_crystals/batch_1": 1}
     assert digests(workdir) == undisturbed
-    assert read_lease(workdir) is None and read_lease(workdir) is None
+    assert read_lease(workdir) is None
     assert job_counts(config, "--until", "label_crystals") == {}, "plain Snakemake must see a finished campaign"
 
 
