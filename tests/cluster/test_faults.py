@@ -166,6 +166,7 @@ def test_hung_up_driver_attaches_to_pending_job(campaign, slurm):
     campaign.unlock()
     second = campaign.start()
     second.wait_for("taking it over", 60)
+    second.wait_for("all nodes it could run on are down, drained or reserved", 30)
     for node in ("n1", "n2", "n3"):
         slurm.run("scontrol", "update", f"nodename={node}", "state=resume")
     assert second.wait(90) == 0, second.text()

@@ -8,7 +8,7 @@ import yaml
 
 from snakemake_executor_plugin_sluice.identity import JobIdentity, campaign_name, identify
 from snakemake_executor_plugin_sluice.settings import ExecutorSettings
-from snakemake_executor_plugin_sluice.slurm_queue import Fate, fate_of, parse_squeue, stuck_reason
+from snakemake_executor_plugin_sluice.slurm_queue import Fate, fate_of, parse_squeue, repair_reason, stuck_reason
 
 PROFILE = Path(__file__).parents[2] / "profiles" / "slurm" / "config.yaml"
 
@@ -53,6 +53,8 @@ def test_every_state_has_a_meaning(state, reason, fate):
 def test_a_reason_is_told_in_words():
     assert "administrator" in stuck_reason("JobHeldAdmin")
     assert stuck_reason("BeginTime") is None
+    assert "down" in repair_reason("ReqNodeNotAvail, UnavailableNodes:n1")
+    assert repair_reason("Resources") is None
 
 
 def test_squeue_rows_of_other_campaigns_are_passed_over():

@@ -42,7 +42,6 @@ STUCK_REASONS = {
     "badconstraints": "no node has what it asks for",
     "partitiontimelimit": "its run time is above the partition's limit (lower `runtime` or take another partition)",
     "partitionnodelimit": "it asks for more nodes than the partition gives",
-    "nodes required for job are down": "all nodes it could run on are down",
     "invalidaccount": "the account is not valid (set slurm_account)",
     "invalidqos": "the quality of service is not valid (set sluice-qos)",
     "accountnotallowed": "the partition does not take this account",
@@ -57,8 +56,14 @@ STUCK_REASONS = {
     "qosmaxnodeperjoblimit": "it asks for more nodes than the quality of service gives a job",
     "maxmemperlimit": "it asks for more memory than the partition gives",
 }
-# These wait for repair, not for the user: said once, never an error.
-_PATIENT_REASONS = ("nodes required for job are down",)
+# These wait for somebody to repair something: worth saying, but no error.
+REPAIR_REASONS = {
+    "nodes required for job are down": "all nodes it could run on are down, drained or reserved",
+    "reqnodenotavail": "nodes that it needs are down or reserved",
+    "partitiondown": "its partition is down",
+    "partitioninactive": "its partition is inactive",
+    "reservationdeleted": "its reservation is gone",
+}
 
 
 @dataclass(frozen=True)
@@ -90,13 +95,19 @@ class QueuedJob:
         return self.fate in (Fate.WAITS, Fate.STUCK)
 
 
+def _in_words(reason: str, table: dict[str, str]) -> str | None:
+    lowered = reason.strip().lower()
+    return next((words for start, words in table.items() if lowered.startswith(start)), None)
+
+
 def stuck_reason(reason: str) -> str | None:
     """Why a pending job will not start by itself, in words; None if it may."""
-    lowered = reason.strip().lower()
-    for start, words in STUCK_REASONS.items():
-        if lowered.startswith(start) and not lowered.startswith(_PATIENT_REASONS):
-            return words
-    return None
+    return _in_words(reason, STUCK_REASONS)
+
+
+def repair_reason(reason: str) -> str | None:
+    """What a pending job waits for that somebody has to repair, in words."""
+    return _in_words(reason, REPAIR_REASONS)
 
 
 def fate_of(state: str, reason: str = "") -> Fate:

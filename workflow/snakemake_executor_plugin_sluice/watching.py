@@ -59,6 +59,7 @@ class Watcher(SlurmExecutor):
         self._watched: dict[str, Watched] = {}
         self._watch_lock = threading.Lock()
         self._lost: dict[str, int] = {}
+        self._told: set[str] = set()
         self._away_since: float | None = None
         super().__init__(workflow, logger)
 
@@ -138,6 +139,7 @@ class Watcher(SlurmExecutor):
         watched.missed = 0
         if queued.fate is Fate.WAITS:
             watched.stuck_since = None
+            self._tell_of_repair(watched, queued)
             return False
         if queued.fate is Fate.STUCK:
             return self._settle_stuck(watched, queued)
@@ -146,6 +148,15 @@ class Watcher(SlurmExecutor):
         else:
             self._settle_ended(watched, queued.state, queued.fate, queued.nodes)
         return True
+
+    def _tell_of_repair(self, watched: Watched, queued: QueuedJob) -> None:
+        """Say once what jobs wait for that does not come by itself."""
+        words = slurm_queue.repair_reason(queued.reason) if queued.state == "PENDING" else None
+        if words is not None and words not in self._told:
+            self._told.add(words)
+            self.logger.warning(
+                f"SLURM job {queued.job_id} ({watched.identity.label}) waits, maybe others too: {words}."
+            )
 
     def _settle_stuck(self, watched: Watched, queued: QueuedJob) -> bool:
         words = slurm_queue.stuck_reason(queued.reason) or f"SLURM's state is {queued.state}"
