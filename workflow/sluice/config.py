@@ -140,13 +140,15 @@ class CurateSettings(Section):
 class GeneratorSettings(Section):
     """CubicGAN (Zhao et al., Adv. Sci. 2021): a Wasserstein GAN with gradient penalty."""
 
-    epochs: Count = Field(60, description="Passes over the training crystals.")
-    batch_size: Count = Field(128, description="Crystals in a training batch.")
-    learning_rate: Positive = Field(2e-4, description="Adam's step for generator and critic.")
-    critic_steps: Count = Field(5, description="Critic steps for one generator step.")
-    gradient_penalty: float = Field(10.0, ge=0.0, description="Weight of the gradient penalty.")
+    epochs: Count = Field(100, description="Passes over the training crystals.")
+    batch_size: Count = Field(64, description="Crystals in a training batch.")
+    learning_rate: Positive = Field(1e-3, description="Adam's step for generator and critic.")
+    critic_steps: Count = Field(3, description="Critic steps for one generator step.")
+    gradient_penalty: float = Field(1.0, ge=0.0, description="Weight of the gradient penalty.")
     noise_size: Count = Field(128, description="Length of the noise vector.")
-    width: Positive = Field(0.125, description="Width of the networks relative to the paper's; 1 is the paper's.")
+    width: Positive = Field(
+        0.03125, description="Width of the networks relative to the paper's; 1 is the paper's, no layer is below 64."
+    )
     coordinate_noise: float = Field(
         0.5,
         ge=0.0,
@@ -170,7 +172,7 @@ class GeneratorSettings(Section):
 class ScreenerSettings(Section):
     """CGCNN classifier (Xie and Grossman, PRL 2018) of stable-looking crystals."""
 
-    epochs: Count = Field(12, description="Passes over the training crystals.")
+    epochs: Count = Field(40, description="Passes over the training crystals.")
     batch_size: Count = Field(128, description="Crystals in a training batch.")
     learning_rate: Positive = Field(2e-3, description="Adam's peak step.")
     weight_decay: float = Field(1e-5, ge=0.0, description="Weight decay.")

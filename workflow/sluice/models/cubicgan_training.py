@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,9 @@ from sluice.models.element_features import continuous_table
 from sluice.models.orbits import Decomposition, grid_index, grid_points, space_group
 
 BETAS = (0.5, 0.9)  # of Adam, Gulrajani et al.
+# Candidates are drawn with the running average of the generator's weights (Yazici et al., ICLR 2019): the weights
+# themselves circle around the equilibrium.
+AVERAGE_DECAY = 0.99
 
 
 def sort_sites(elements: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -79,11 +83,17 @@ class GanLearner:
         """Build both networks, their optimizers, and the training tensors."""
         self.fabric = fabric
         self.generator, self.critic = CubicGAN(**self.hyperparameters), Critic(width=self.width)
-        self.generator_optimizer = torch.optim.Adam(self.generator.parameters(), lr=self.learning_rate, betas=BETAS)
-        self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=self.learning_rate, betas=BETAS)
+        self.generator_optimizer = torch.optim.Adam(
+            self.generator.parameters(), lr=self.learning_rate, betas=BETAS, fused=True
+        )
+        self.critic_optimizer = torch.optim.Adam(
+            self.critic.parameters(), lr=self.learning_rate, betas=BETAS, fused=True
+        )
+        self.average = copy.deepcopy(self.generator)
         self._generator, self._generator_optimizer = fabric.setup(self.generator, self.generator_optimizer)
         self._critic, self._critic_optimizer = fabric.setup(self.critic, self.critic_optimizer)
         self._generator.mark_forward_method("lattice_constant")
+        self.average = self.average.to(fabric.device).requires_grad_(False)
         self._coordinates = fabric.to_device(torch.from_numpy(scale_points(grid_points()[self.points])))  # (n, 3, 3)
         self._lengths = fabric.to_device(torch.from_numpy(self.generator.scale_lengths(self.lengths)))
         self._groups = fabric.to_device(torch.from_numpy(self.groups))
@@ -120,7 +130,8 @@ class GanLearner:
         real = self._real(rows)
         with torch.no_grad():
             fake = self._fake(rows)
-        gap = self._critic(real).float().mean() - self._critic(fake).float().mean()
+        judged = self._critic(torch.cat([real, fake])).float()
+        gap = judged[: len(real)].mean() - judged[len(real) :].mean()
         # The authors' code draws the mixing coefficient from N(0, 1); U(0, 1) is the published method's.
         share = torch.rand(len(rows), 1, 1, device=real.device)
         mixed = (share * real + (1 - share) * fake).requires_grad_(True)
@@ -142,6 +153,8 @@ class GanLearner:
         self._generator_optimizer.zero_grad()
         self.fabric.backward(loss + self.lattice_weight * lattice)
         self._generator_optimizer.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.generator.parameters()), 1 - AVERAGE_DECAY)
         return {"generator_loss": loss.detach(), "lattice_loss": lattice.detach()}
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
@@ -155,7 +168,7 @@ class GanLearner:
         rows = torch.from_numpy(self.validation).to(self.fabric.device)
         with torch.no_grad():
             real, noise = self._real(rows), self._noise(len(rows))
-            coordinates, lengths = self._generator(noise, self._groups[rows], self._elements[rows])
+            coordinates, lengths = self.average(noise, self._groups[rows], self._elements[rows])
             fake = channels(coordinates, lengths, self._groups[rows], self._elements[rows], self._features)
             gap = self._critic(real).float().mean() - self._critic(fake).float().mean()
         points = grid_index(round_points(coordinates.float().cpu().numpy()))
@@ -173,6 +186,7 @@ class GanLearner:
         """Both networks and optimizers, and where the alternation stands."""
         return {
             "generator": self.generator.state_dict(),
+            "average": self.average.state_dict(),
             "critic": self.critic.state_dict(),
             "generator_optimizer": self.generator_optimizer.state_dict(),
             "critic_optimizer": self.critic_optimizer.state_dict(),
@@ -183,6 +197,7 @@ class GanLearner:
     def load_state(self, state: dict[str, Any]) -> None:
         """The other way round."""
         self.generator.load_state_dict(state["generator"])
+        self.average.load_state_dict(state["average"])
         self.critic.load_state_dict(state["critic"])
         self.generator_optimizer.load_state_dict(state["generator_optimizer"])
         self.critic_optimizer.load_state_dict(state["critic_optimizer"])

@@ -6,8 +6,11 @@ of such points, so everything about a space group fits into small tables that ar
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import spglib
@@ -65,15 +68,22 @@ def grid_index(coords: NDArray[np.int64]) -> NDArray[np.int64]:
     return (wrapped[..., 0] * GRID + wrapped[..., 1]) * GRID + wrapped[..., 2]
 
 
+def _quietly(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    """Call spglib, which warns, by version, of the way it reports what it cannot do."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return function(*arguments, **named)
+
+
 @cache
 def space_group(number: int) -> SpaceGroup:
     """The table of one of 216, 221, 225."""
     hall = HALL_NUMBERS[number]
-    kind = spglib.get_spacegroup_type(hall)
+    kind = _quietly(spglib.get_spacegroup_type, hall)
     if kind is None or kind.number != number:
         raise RuntimeError(f"spglib's Hall number {hall} is not space group {number}")
     centring = kind.international_short[0]
-    operations = spglib.get_symmetry_from_database(hall)
+    operations = _quietly(spglib.get_symmetry_from_database, hall)
     if operations is None:
         raise RuntimeError(f"spglib's database lacks Hall number {hall}")
     points = grid_points()
@@ -187,8 +197,8 @@ def _decompose_one(
     """
     try:
         cell = ((lattice * scale).tolist(), frac.tolist(), labels.tolist())
-        found = spglib.get_symmetry_dataset(cell, symprec=SYMPREC)
-    except spglib.SpglibError:
+        found = _quietly(spglib.get_symmetry_dataset, cell, symprec=SYMPREC)
+    except spglib.error.SpglibError:
         return None
     if found is None or found.number not in HALL_NUMBERS:
         return None

@@ -110,7 +110,7 @@ def train_generator(
         kind="cubicgan",
         task="generation",
         hyperparameters=learner.hyperparameters,
-        state=learner.generator.state_dict(),
+        state=learner.average.state_dict(),
         facts={
             "space_groups": list(SPACE_GROUPS),
             "space_group_counts": counts.tolist(),

@@ -1,0 +1,143 @@
+import csv
+import io
+
+import ase.io
+import numpy as np
+import pytest
+import torch
+from crystals_for_models import decorated, write_dataset
+from pymatgen.io.cif import CifWriter
+
+from sluice.crystals import Crystals
+from sluice.errors import BadDataError
+from sluice.models import scoring
+from sluice.models.cgcnn import CGCNN
+from sluice.models.cubicgan import CubicGAN
+from sluice.models.modelfile import ModelError, save_model
+from sluice.models.scoring import load_model, score_crystals, score_input
+
+SIZES = {"hidden_size": 8, "head_size": 8, "convolutions": 1, "gaussians": 11, "neighbours": 12, "cutoff": 6.0}
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "screener.ckpt"
+    torch.manual_seed(0)
+    save_model(
+        path,
+        kind="cgcnn",
+        task="classification",
+        hyperparameters=SIZES,
+        state=CGCNN(**SIZES).state_dict(),
+        facts={"threshold_ev_per_atom": -1.0},
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def crystals():
+    return decorated()[0][::60]
+
+
+@pytest.fixture(scope="module")
+def scores(model_file, crystals):
+    return score_crystals(load_model(model_file), crystals, "cpu")
+
+
+def read(path):
+    return list(csv.DictReader(io.StringIO(path.read_text())))
+
+
+def test_scores_are_probabilities_that_do_not_depend_on_chunks(model_file, crystals, scores, monkeypatch):
+    assert ((scores > 0) & (scores < 1)).all()
+    monkeypatch.setattr(scoring, "CHUNK", 3)
+    monkeypatch.setattr(scoring, "ATOMS_PER_BATCH", 7)
+    np.testing.assert_allclose(score_crystals(load_model(model_file), crystals, "cpu"), scores, atol=1e-6)
+
+
+def test_what_cannot_be_scored_is_nan(model_file, crystals, scores):
+    lattice = crystals.lattice.copy()
+    lattice[1] = np.nan
+    lattice[2] *= 0.01
+    broken = Crystals(lattice, crystals.atom_offsets, crystals.numbers, crystals.frac_coords)
+    found = score_crystals(load_model(model_file), broken, "cpu")
+    assert np.isnan(found[1:3]).all()
+    np.testing.assert_allclose(np.delete(found, [1, 2]), np.delete(scores, [1, 2]), atol=1e-6)
+    assert score_crystals(load_model(model_file), Crystals.empty(), "cpu").shape == (0,)
+
+
+def test_folder_of_cifs_with_a_broken_one(model_file, crystals, scores, tmp_path, capsys):
+    for i, structure in enumerate(crystals.structures()):
+        CifWriter(structure).write_file(tmp_path / f"x{i:02d}.cif")
+    (tmp_path / "broken.cif").write_text("data_x\n_cell_length_a what?\n")
+    score_input(model_file, tmp_path, tmp_path / "out" / "scores.csv", "cpu")
+    rows = {row["id"]: row for row in read(tmp_path / "out" / "scores.csv")}
+    assert len(rows) == len(crystals) + 1
+    for i, score in enumerate(scores):
+        assert float(rows[f"x{i:02d}"]["score"]) == pytest.approx(score, abs=1e-3)
+        assert rows[f"x{i:02d}"]["reason"] == ""
+    assert rows["broken"]["score"] == ""
+    assert rows["broken"]["reason"] == "cannot be parsed"
+    assert "broken" in capsys.readouterr().err
+
+
+def test_extxyz_and_store(model_file, crystals, scores, tmp_path):
+    frames = [crystals.ase_atoms(i) for i in range(len(crystals))]
+    ase.io.write(tmp_path / "many.extxyz", frames)
+    score_input(model_file, tmp_path / "many.extxyz", tmp_path / "a.csv", "cpu")
+    np.testing.assert_allclose([float(row["score"]) for row in read(tmp_path / "a.csv")], scores, atol=1e-4)
+    write_dataset(tmp_path / "data.h5")
+    score_input(model_file, tmp_path / "data.h5", tmp_path / "b.csv", "cpu")
+    found = read(tmp_path / "b.csv")
+    assert found[60]["id"] == "db-00060"
+    np.testing.assert_allclose([float(row["score"]) for row in found[::60]], scores, atol=1e-5)
+
+
+def test_formulas_are_refused_by_a_structure_model(model_file, tmp_path):
+    (tmp_path / "formulas.csv").write_text("formula\nNaCl\n")
+    with pytest.raises(BadDataError, match=r"trained on structures.*composition model"):
+        score_input(model_file, tmp_path / "formulas.csv", tmp_path / "out.csv")
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_an_empty_folder_is_told(model_file, tmp_path):
+    with pytest.raises(BadDataError, match="holds no crystals"):
+        score_input(model_file, tmp_path, tmp_path / "out.csv")
+
+
+def test_bad_model_files_are_refused(model_file, tmp_path):
+    folder = tmp_path / "cifs"
+    folder.mkdir()
+    with pytest.raises(ModelError, match="no such model"):
+        score_input(tmp_path / "none.ckpt", folder, tmp_path / "out.csv")
+    (tmp_path / "text.ckpt").write_text("hello")
+    torch.save({"weights": torch.ones(3)}, tmp_path / "foreign.ckpt")
+    (tmp_path / "cut.ckpt").write_bytes(model_file.read_bytes()[:-2000])
+    torch.save({"model": np.random.default_rng}, tmp_path / "code.ckpt")
+    for name, message in (
+        ("text", "not a readable"),
+        ("cut", "not a readable"),
+        ("code", "not a readable"),
+        ("foreign", "not a model that Sluice wrote"),
+    ):
+        with pytest.raises(ModelError, match=f"{name}.ckpt.*{message}"):
+            score_input(tmp_path / f"{name}.ckpt", folder, tmp_path / "out.csv")
+    content = torch.load(model_file, weights_only=True)
+    content["hyperparameters"]["hidden_size"] = 9
+    torch.save(content, tmp_path / "misfit.ckpt")
+    with pytest.raises(ModelError, match="do not fit"):
+        load_model(tmp_path / "misfit.ckpt")
+
+
+def test_a_generator_gives_no_scores(tmp_path, crystals):
+    hyperparameters = {"noise_size": 4, "width": 0.01, "length_range": [3.0, 9.0]}
+    save_model(
+        tmp_path / "generator.ckpt",
+        kind="cubicgan",
+        task="generation",
+        hyperparameters=hyperparameters,
+        state=CubicGAN(**hyperparameters).state_dict(),
+        facts={},
+    )
+    with pytest.raises(ModelError, match="gives no scores"):
+        score_crystals(load_model(tmp_path / "generator.ckpt"), crystals, "cpu")
