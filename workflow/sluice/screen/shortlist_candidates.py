@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from pymatgen.core import Element, Structure
+from spglib import SpglibError
 
 from sluice.chemistry.costs import estimate_cpu_seconds
 from sluice.config import Chemistry, ShortlistSettings, ValidateSettings
@@ -136,7 +137,7 @@ def shortlist_candidates(
                 try:
                     own = estimator.compound(chunk.crystals.structure(i))
                     added = sum(estimator.reference(element) for element in missing)
-                except SluiceError as error:
+                except (SluiceError, SpglibError) as error:  # spglib returns None or raises, as other packages set it
                     writer.drop(name, NO_ESTIMATE, kind="failed", detail=str(error))
                     continue
                 if own + added > budget:
