@@ -86,7 +86,7 @@ def diagnose(directory: Path) -> Situation:
 
 
 def finished(directory: Path) -> bool:
-    """Whether there is nothing left to run, say because the process died between pw.x's end and the record of it."""
+    """Whether there is nothing left to run."""
     return diagnose(directory).diagnosis in (Diagnosis.DONE, Diagnosis.RELAXED)
 
 

@@ -11,7 +11,7 @@ from pymatgen.core import Structure
 from sluice.errors import SluiceError
 from sluice.validate.espresso.handlers import finished
 from sluice.validate.espresso.inputs import STATE_FILE, EspressoInputs, make_inputs
-from sluice.validate.espresso.run import Launch, has_density, locked, run_espresso
+from sluice.validate.espresso.run import Launch, has_density, locked, record_interruption, run_espresso
 from sluice.validate.espresso.schemas import EspressoTaskDocument
 from sluice.validate.espresso.sets import CalculationSettings
 from sluice.validate.pseudos import PseudoLibrary
@@ -70,7 +70,9 @@ class BaseEspressoMaker(Maker):
             if not (directory / STATE_FILE).exists():
                 self._write(structure, directory, place)
             reason = None
-            if not finished(directory):
+            if finished(directory):  # the process died between the end of the work and the record of it
+                record_interruption(directory, place.launch.ranks)
+            else:
                 reason = run_espresso(
                     directory,
                     launch=place.launch,

@@ -198,6 +198,22 @@ def has_density(inputs: EspressoInputs) -> bool:
     return any((save / name).is_file() for name in ("charge-density.dat", "charge-density.hdf5"))
 
 
+def record_interruption(directory: Path, ranks: int) -> bool:
+    """Give an attempt that was started and never ended its end, with the cost that its output tells.
+
+    Returns:
+        Whether there was such an attempt.
+    """
+    history = History(directory)
+    if not history.interrupted():
+        return False
+    path, start = directory / OUTPUT_FILE, history.events()[-1]["time"]
+    lasted = max(0.0, path.stat().st_mtime - start) if path.exists() else 0.0
+    spent = read_output(path).cpu_seconds * ranks
+    history.add("end", exit_code=None, wall_seconds=round(lasted, 2), cpu_seconds=spent, interrupted=True)
+    return True
+
+
 @dataclass
 class EspressoJob(Job):
     """custodian's view of one pw.x run in a directory that holds its input.
@@ -213,14 +229,11 @@ class EspressoJob(Job):
         here = Path(directory)
         inputs = EspressoInputs.read(here)
         history = History(here)
-        if history.interrupted():
+        if record_interruption(here, self.launch.ranks):
             output = read_output(here / OUTPUT_FILE, inputs.structure)
-            lasted = (here / OUTPUT_FILE).stat().st_mtime - history.events()[-1]["time"]
-            spent = output.cpu_seconds * self.launch.ranks
             start = {"startingpot": "file" if has_density(inputs) else "atomic", "startingwfc": None}
             changes: Changes = {"control": {"restart_mode": "from_scratch"}, "electrons": start}
             inputs = inputs.changed(changes, output.structure)
-            history.add("end", exit_code=-9, wall_seconds=max(0.0, lasted), cpu_seconds=spent, estimated=True)
             history.add("correction", kind="continuation", handler="setup", problem="interrupted", changes=changes)
         check_geometry(inputs.structure)
         inputs.write(here)
