@@ -200,8 +200,8 @@ def report(done: dict[str, dict], rows: list[dict]) -> list[str]:
         f" {', '.join(magnetic) or 'none'}.",
         "",
         "Materials Project's side is uncorrected PBE: total energies and elemental references without anion"
-        " corrections. The list of total energies calls its column corrected; it is not: with MP2020's corrections added, these"
-        " formation energies meet the corrected ones of the MP-20 table to"
+        " corrections. The list of total energies calls its column corrected; it is not: with MP2020's corrections"
+        " added, these formation energies meet the corrected ones of the MP-20 table to"
         f" {check_corrections():.3f} eV/atom for every compound here.",
         "",
         *markdown_table(
@@ -222,9 +222,9 @@ def report(done: dict[str, dict], rows: list[dict]) -> list[str]:
             },
         ),
         "",
-        "The two columns of differences are apart by what stands in for what: Materials Project measures from molecular crystals"
-        " and, for some metals, from unusual low-energy cells; Sluice measures from molecules in a box and from the"
-        " prototypes below. " + "".join(f"{line}. " for line in offsets(done)),
+        "The two columns of differences are apart by what stands in for what: Materials Project measures from molecular"
+        " crystals and, for some metals, from unusual low-energy cells; Sluice measures from molecules in a box and"
+        " from the prototypes below. " + "".join(f"{line}. " for line in offsets(done)),
         "",
         "## References",
         "",

@@ -125,6 +125,45 @@ def test_the_second_route_is_taken_when_the_first_fails(small, tmp_path, monkeyp
     assert p.install_pseudos(tmp_path / "target").check() == []
 
 
+def test_the_archive_is_unpacked_with_the_second_address_if_the_first_fails(small, tmp_path, monkeypatch):
+    import io
+    import tarfile
+
+    import pooch
+
+    asked = []
+
+    def retrieve(url, known_hash, fname, path):
+        asked.append(url)
+        if len(asked) == 1:
+            raise OSError("404 Not Found")
+        with tarfile.open(path / fname, "w:gz") as tar:
+            for file in small.iterdir():
+                entry = tarfile.TarInfo(f"SSSP/{file.name}")
+                entry.size = file.stat().st_size
+                tar.addfile(entry, io.BytesIO(file.read_bytes()))
+        return str(path / fname)
+
+    monkeypatch.setattr(pooch, "retrieve", retrieve)
+    assert p.install_pseudos(tmp_path / "target", "archive").check() == []
+    assert asked == list(p.ARCHIVE_URLS)
+
+
+def test_an_archive_that_climbs_out_of_its_folder_is_refused(small, tmp_path, monkeypatch):
+    import tarfile
+
+    import pooch
+
+    def retrieve(url, known_hash, fname, path):
+        with tarfile.open(path / fname, "w:gz") as tar:
+            tar.addfile(tarfile.TarInfo("../../escaped.upf"))
+        return str(path / fname)
+
+    monkeypatch.setattr(pooch, "retrieve", retrieve)
+    with pytest.raises(MissingProgramError, match="outside"):
+        p.install_pseudos(tmp_path / "target", "archive")
+
+
 def test_the_debian_source_is_derived_from_the_systems(monkeypatch, tmp_path):
     sources = tmp_path / "debian.sources"
     sources.write_text(

@@ -27,7 +27,11 @@ TABLE = Path(__file__).with_name("pseudos.csv")
 DEBIAN_PACKAGE = "quantum-espresso-data-sssp"
 DEBIAN_SUITE = "trixie"
 DEBIAN_SOURCES = Path("/etc/apt/sources.list.d/debian.sources")
-ARCHIVE_URL = f"https://archive.materialscloud.org/record/file?filename={LIBRARY}.tar.gz&record_id=1732"
+# The Materials Cloud archive, under its present and its former kind of address.
+ARCHIVE_URLS = (
+    f"https://archive.materialscloud.org/api/records/rcyfm-68h65/files/{LIBRARY}.tar.gz/content",
+    f"https://archive.materialscloud.org/record/file?filename={LIBRARY}.tar.gz&record_id=1732",
+)
 
 
 class PseudopotentialError(SluiceError):
@@ -283,8 +287,11 @@ def _from_archive(work: Path) -> Path:
     import pooch
 
     # Each of the 103 files is verified against the table, which is stricter than a digest of the archive.
-    archive = pooch.retrieve(ARCHIVE_URL, known_hash=None, fname=f"{LIBRARY}.tar.gz", path=work, progressbar=False)
-    unpacked = work / "unpacked"
+    name, unpacked = f"{LIBRARY}.tar.gz", work / "unpacked"
+    try:
+        archive = pooch.retrieve(ARCHIVE_URLS[0], known_hash=None, fname=name, path=work)
+    except OSError:
+        archive = pooch.retrieve(ARCHIVE_URLS[1], known_hash=None, fname=name, path=work)
     with tarfile.open(archive) as tar:
         tar.extractall(unpacked, filter="data")
     first = next(unpacked.rglob(next(iter(pseudo_table().values())).file), None)
