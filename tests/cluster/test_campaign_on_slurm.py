@@ -75,9 +75,9 @@ def test_driver_killed_twice_loses_and_doubles_nothing(slurm, tmp_path):
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    summary = json.loads((workdir / "report" / "summary.json").read_text())
-    assert summary["validated"], "no crystal reached DFT"
     ended = Counter(a.job for a in attempts() if a.outcome == "done")
     assert set(ended.values()) == {1}, f"done more than once: {[job for job, n in ended.items() if n > 1]}"
     assert all(a.slurm_job for a in attempts()), "every step ran in SLURM"
     assert len({a.slurm_job for a in attempts()}) == len(attempts()), "one SLURM job for each attempt"
+    summary = json.loads((workdir / "report" / "summary.json").read_text())
+    assert summary["validated"], "no crystal reached DFT"

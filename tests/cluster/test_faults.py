@@ -201,6 +201,17 @@ def test_one_interrupt_cancels_promptly(campaign):
     wait_until(lambda: not campaign.living(), 15, "no job left")
 
 
+def test_interrupt_while_the_controller_is_away(campaign, slurm):
+    campaign.write(["a"], "nap", "--seconds 60")
+    driver = campaign.start()
+    campaign.wait_running()
+    slurm.kill_controller()
+    time.sleep(3)
+    driver.process.send_signal(signal.SIGINT)
+    assert driver.wait(45) == 1, driver.text()
+    assert "scancel: " in driver.text(), "what could not be cancelled is said"
+
+
 def test_interrupting_one_campaign_leaves_the_other(campaign, slurm, tmp_path):
     other = type(campaign)(tmp_path / "other", slurm)
     (other.root / "logs").mkdir(parents=True)

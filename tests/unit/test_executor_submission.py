@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 
 import pytest
 
@@ -65,6 +66,18 @@ def test_an_interrupt_ends_the_waiting(sbatch):
     threading.Timer(0.3, aborted.set).start()
     with pytest.raises(AbortedError):
         run(aborted=aborted)
+
+
+def test_an_interrupt_ends_a_call_that_hangs(sbatch, monkeypatch):
+    folder = sbatch("never reached", 1)
+    (folder / "sbatch").write_text("#!/bin/sh\nexec sleep 60\n")
+    monkeypatch.setattr(submission, "LAST_PATIENCE_S", 0.3)
+    aborted = threading.Event()
+    threading.Timer(0.3, aborted.set).start()
+    began = time.monotonic()
+    with pytest.raises(AbortedError):
+        run(aborted=aborted)
+    assert time.monotonic() - began < 10
 
 
 def test_limits_on_submissions_are_temporary_and_bad_requests_are_not():

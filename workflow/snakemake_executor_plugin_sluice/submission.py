@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 from snakemake_executor_plugin_slurm.validation import validate_or_get_slurm_job_id
@@ -31,6 +32,8 @@ TEMPORARY = (
 )
 FIRST_WAIT_S = 2.0
 LONGEST_WAIT_S = 60.0
+PATIENCE_S = 120.0  # with one call of sbatch
+LAST_PATIENCE_S = 5.0  # once the run is being cancelled
 
 
 class RefusedError(Exception):
@@ -45,6 +48,24 @@ def is_temporary(message: str) -> bool:
     """Whether the same submission may succeed later."""
     lowered = message.lower()
     return any(words in lowered for words in TEMPORARY)
+
+
+def _ask(command: Sequence[str], script: str, aborted: threading.Event) -> tuple[int, str, str]:
+    """Exit code, output and errors of one call; TimeoutExpired if it takes too long."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        deadline, unsent = time.monotonic() + PATIENCE_S, script or None
+        while True:
+            try:
+                output, errors = process.communicate(unsent, timeout=0.2)
+                return process.returncode, output, errors
+            except subprocess.TimeoutExpired:
+                unsent = None  # communicate goes on with the rest by itself
+                if aborted.is_set():
+                    deadline = min(deadline, time.monotonic() + LAST_PATIENCE_S)
+                if time.monotonic() > deadline:
+                    process.kill()
+                    raise
 
 
 def submit(
@@ -72,16 +93,16 @@ def submit(
     while not aborted.is_set():
         message = ""
         try:
-            answer = subprocess.run(command, input=script, capture_output=True, text=True, timeout=120, check=False)
-            if answer.returncode == 0:
+            code, output, errors = _ask(command, script, aborted)
+            if code == 0:
                 if waited:
                     tell("SLURM takes jobs again")
-                return validate_or_get_slurm_job_id(answer.stdout.strip().split(";")[0], answer.stdout)
-            message = answer.stderr.strip() or answer.stdout.strip() or f"exit code {answer.returncode}"
+                return validate_or_get_slurm_job_id(output.strip().split(";")[0], output)
+            message = errors.strip() or output.strip() or f"exit code {code}"
             if not is_temporary(message):
                 raise RefusedError(message)
         except subprocess.TimeoutExpired:
-            message = "sbatch did not answer within 120 s"
+            message = f"sbatch did not answer within {PATIENCE_S:.0f} s"
         if not waited:
             tell(f"SLURM takes no jobs at the moment, will try again: {message}")
         waited = True
