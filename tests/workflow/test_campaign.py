@@ -81,7 +81,7 @@ def test_funnel_adds_up(campaign):
         assert step["in"] + step["made"] - step["merged"] == step["out"] + step["rejected"] + step["failed"], step
         assert sum(step["reasons"].values()) == step["rejected"] + step["failed"], step
     generated = next(s for s in summary["funnel"] if s["step"] == "generate_candidates")
-    assert generated["made"] == 4000  # two rounds of 2000
+    assert generated["made"] == 16000  # two rounds of 8000
 
 
 def test_dft_and_interatomic_potential_agree_roughly(campaign):
