@@ -172,7 +172,7 @@ class GeneratorSettings(Section):
 class ScreenerSettings(Section):
     """CGCNN classifier (Xie and Grossman, PRL 2018) of stable-looking crystals."""
 
-    epochs: Count = Field(40, description="Passes over the training crystals.")
+    epochs: Count = Field(25, description="Passes over the training crystals.")
     batch_size: Count = Field(128, description="Crystals in a training batch.")
     learning_rate: Positive = Field(2e-3, description="Adam's peak step.")
     weight_decay: float = Field(1e-5, ge=0.0, description="Weight decay.")
@@ -200,7 +200,7 @@ class TrainSettings(Section):
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(
         "32-true", description="lightning-fabric's precision."
     )
-    threads: Count = Field(2, description="CPU threads of one training; results are equal to the bit at equal threads.")
+    threads: Count = Field(1, description="CPU threads of one training; results are equal to the bit at equal threads.")
     generator: GeneratorSettings = GeneratorSettings()
     screener: ScreenerSettings = ScreenerSettings()
 
