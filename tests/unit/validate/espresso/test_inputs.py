@@ -5,7 +5,7 @@ from espresso_stand_ins import silicon
 from pymatgen.core import Lattice, Structure
 
 from sluice.validate.espresso.inputs import INPUT_FILE, EspressoInputs, make_inputs
-from sluice.validate.espresso.sets import calculation_settings
+from sluice.validate.espresso.sets import PROTOCOLS, calculation_settings, k_grid
 from sluice.validate.pseudos import pseudopotential
 
 
@@ -48,7 +48,8 @@ def test_the_text_holds_the_settings(tmp_path, library):
     text = (tmp_path / INPUT_FILE).read_text().lower()
     for words in ("'vc-relax'", "24.0", "192.0", "'cold'", "press_conv_thr", "k_points automatic", "cell_parameters"):
         assert words in text
-    assert "5 5 5  0 0 0" in text  # the relaxation's coarser grid
+    coarse = k_grid(silicon().lattice, PROTOCOLS["fast"].relax_kspacing_per_angstrom)
+    assert " ".join(map(str, coarse)) + "  0 0 0" in text  # the relaxation's coarser grid
     assert pseudopotential("Si").file.lower() in text
 
 

@@ -13,6 +13,7 @@ from pymatgen.core import Lattice, Structure
 from sluice.errors import MissingProgramError, SluiceError
 from sluice.validate.espresso.inputs import EspressoInputs
 from sluice.validate.espresso.run import (
+    EspressoJob,
     GeometryError,
     History,
     Launch,
@@ -172,6 +173,28 @@ def _wait_for(condition, seconds: float) -> None:
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
         time.sleep(0.05)
+
+
+def test_the_cost_of_ranks_that_were_killed_is_known(prepared, tmp_path):
+    """A launcher that ends its ranks by SIGKILL and never waits for them keeps their cost from us."""
+    burner = tmp_path / "pw-burner"
+    burner.write_text(
+        f"#!{sys.executable}\n"
+        "import os, signal, time\n"
+        "pid = os.fork()\n"
+        "if pid == 0:\n"
+        "    while True: pass\n"
+        "while time.clock_gettime(time.CLOCK_MONOTONIC) and sum(os.times()[:2]) < 60:\n"
+        "    time.sleep(0.1)\n"
+        "    used = float(open(f'/proc/{pid}/stat').read().split()[13]) / os.sysconf('SC_CLK_TCK')\n"
+        "    if used > 1.5: break\n"
+        "time.sleep(2.5)\n"
+        "os.kill(pid, signal.SIGKILL)\n"
+        "os._exit(1)\n"
+    )
+    burner.chmod(0o755)
+    EspressoJob(Launch("", 1, str(burner))).run(str(prepared))
+    assert History(prepared).total("cpu_seconds") > 1.0
 
 
 def test_history_passes_over_a_line_that_was_cut_off(tmp_path):

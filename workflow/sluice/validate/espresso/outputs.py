@@ -18,7 +18,6 @@ _MOMENT = re.compile(r"^\s+total magnetization\s+=\s+" + _NUMBER, re.M)
 _PRESSURE = re.compile(r"P=\s*" + _NUMBER)
 _FORCE = re.compile(r"^\s+Total force =\s+" + _NUMBER, re.M)
 _TIME = re.compile(r"^\s+PWSCF\s+:\s+(.+?)\s*CPU\s+(.+?)\s*WALL", re.M)
-_SPENT = re.compile(r"total cpu time spent up to now is\s+" + _NUMBER)
 _ERROR = re.compile(
     r"%{20,}\s*\n\s*(?:Error in routine|task #.*\n\s*from)\s+(\S+)\s*(?:\(.*?\)|:.*)?\s*:?\s*\n(.*?)\n\s*%{20,}", re.S
 )
@@ -50,8 +49,8 @@ class PwOutput:
         total_force: last total force, Ry/bohr.
         n_kpoints: number of irreducible k-points.
         n_iterations: scf iterations in all.
-        cpu_seconds: pw.x's own last figure, one rank, 0 if it never printed one.
-        wall_seconds: pw.x's own figure, printed at the end only.
+        cpu_seconds: pw.x's own figure, one rank, 0 if it never printed it (its running one is wall time).
+        wall_seconds: likewise.
     """
 
     empty: bool
@@ -159,7 +158,7 @@ def parse_output(text: str, start: Structure | None = None) -> PwOutput:
         total_force=_last(_FORCE, text),
         n_kpoints=int(kpoints[-1]) if kpoints else 0,
         n_iterations=len(_ITERATION.findall(text)),
-        cpu_seconds=parse_duration(times[-1][0]) if times else _last(_SPENT, text) or 0.0,
+        cpu_seconds=parse_duration(times[-1][0]) if times else 0.0,
         wall_seconds=parse_duration(times[-1][1]) if times else 0.0,
     )
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 from custodian import Custodian
 from custodian.custodian import CustodianError, Job
 from pymatgen.core import Element, Structure
@@ -28,6 +29,7 @@ from sluice.validate.espresso.outputs import read_output
 
 HISTORY_FILE = "attempts.jsonl"
 LOCK_FILE = "lock"
+CPU_FILE = "cpu_seconds"  # of the attempt that is running
 # ASSUME: atoms closer than this share of the sum of their covalent radii are a mistake, not a structure.
 MIN_DISTANCE_RATIO = 0.5
 Changes = dict[str, dict[str, Any]]  # namelist → key → new value, None to remove
@@ -209,9 +211,38 @@ def record_interruption(directory: Path, ranks: int) -> bool:
         return False
     path, start = directory / OUTPUT_FILE, history.events()[-1]["time"]
     lasted = max(0.0, path.stat().st_mtime - start) if path.exists() else 0.0
-    spent = read_output(path).cpu_seconds * ranks
+    spent = _read_cpu(directory / CPU_FILE) or read_output(path).cpu_seconds * ranks
     history.add("end", exit_code=None, wall_seconds=round(lasted, 2), cpu_seconds=spent, interrupted=True)
     return True
+
+
+def _wait(process: subprocess.Popen[bytes], path: Path) -> float:
+    """Wait for the end; CPU seconds of the whole tree.
+
+    Ranks of a launcher that aborts or is killed never reach our own account, so they are looked at while they run.
+    """
+    before, seen, rest = resource.getrusage(resource.RUSAGE_CHILDREN), 0.0, 0.05
+    path.unlink(missing_ok=True)
+    while True:
+        try:
+            process.wait(timeout=rest)
+            break
+        except subprocess.TimeoutExpired:
+            rest = min(2.0, 1.5 * rest)
+            with contextlib.suppress(psutil.Error):
+                tree = psutil.Process(process.pid)
+                times = [p.cpu_times() for p in (tree, *tree.children(recursive=True))]
+                seen = max(seen, sum(t.user + t.system for t in times))
+                path.write_text(f"{seen:.2f}", encoding="utf-8")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return max(seen, (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime))
+
+
+def _read_cpu(path: Path) -> float:
+    try:
+        return float(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return 0.0
 
 
 @dataclass
@@ -247,7 +278,7 @@ class EspressoJob(Job):
             if (here / name).exists():
                 (here / name).replace(here / f"{name}.{history.starts}")
         Path(inputs.namelists["control"]["outdir"]).mkdir(parents=True, exist_ok=True)
-        before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.time()
+        began = time.time()
         with (here / OUTPUT_FILE).open("wb") as out, (here / ERROR_FILE).open("wb") as err:
             words = self.launch.words(inputs.flags)
             history.add("start", command=shlex.join(words), number=history.starts + 1)
@@ -256,19 +287,17 @@ class EspressoJob(Job):
                 preexec_fn=None if words[0] == shutil.which("setpriv") else _die_with_parent,  # noqa: PLW1509
             )  # fmt: skip
             try:
-                process.wait()
+                own = _wait(process, here / CPU_FILE)
             except BaseException:
                 process.kill()
                 process.wait()
                 raise
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        own = (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime)
         output = read_output(here / OUTPUT_FILE, inputs.structure)
         history.add(
             "end",
             exit_code=process.returncode,
             wall_seconds=round(time.time() - began, 2),
-            # Ranks that srun started or that were killed are not in our children's account; pw.x's own figure counts.
+            # Ranks that srun started are not in our process tree; then pw.x's own figure counts.
             cpu_seconds=round(max(own, output.cpu_seconds * self.launch.ranks), 2),
             energies_ev=list(output.energies_ev),
             n_iterations=output.n_iterations,

@@ -54,7 +54,7 @@ class Protocol:
 
 
 PROTOCOLS: dict[ProtocolName, Protocol] = {
-    "fast": Protocol(0.8, 0.35, 0.50, 0.02, 1e-8, 5e-5, 1e-3, 2.0, "about 0.03 eV/atom"),
+    "fast": Protocol(0.8, 0.35, 0.55, 0.02, 1e-8, 5e-5, 1e-3, 2.0, "about 0.03 eV/atom"),
     "balanced": Protocol(1.0, 0.25, 0.35, 0.02, 2e-9, 2e-5, 5e-4, 1.0, "about 0.01 eV/atom"),
     "stringent": Protocol(1.25, 0.15, 0.20, 0.01, 2e-10, 5e-6, 1e-4, 0.3, "about 0.002 eV/atom"),
 }
