@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from crystals_for_models import decorated, write_dataset, write_validated
@@ -62,3 +64,15 @@ def test_splits_stay_disjoint_by_formula(dataset, tmp_path):
         assert (store.column("label_round") > 0).sum() > 10
         train, held_out = set(formulas[split == b"train"]), set(formulas[split != b"train"])
         assert not train & held_out
+
+
+def test_restarted_calculation_teaches_the_same(dataset, tmp_path):
+    crystals = decorated((3, 17, 19))[0][:3]
+    noisy = replace(crystals, lattice=crystals.lattice * (1 + 1e-5), frac_coords=crystals.frac_coords + 1e-5)
+    contents = []
+    for name, found, energies in (("a", crystals, [-1.0, -2.0, -3.0]), ("b", noisy, [-1.0001, -1.9999, -3.0002])):
+        validated = write_validated(tmp_path / f"{name}.h5", found, energies)
+        collect_training_set(dataset=dataset, validated=[validated], round=2, training_set=tmp_path / f"{name}_set.h5")
+        with Store(tmp_path / f"{name}_set.h5", "dataset") as store:
+            contents.append(store.content_sha256)
+    assert contents[0] == contents[1]

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sluice.crystals import Crystals
 from sluice.schemas import Column
 from sluice.step import run_step
 from sluice.store import Chunk, Store, StoreWriter
@@ -14,6 +15,10 @@ from sluice.store import Chunk, Store, StoreWriter
 REVISION = 1
 DFT = "dft"
 HELD_OUT = "formula is held out for validation or test"
+# Far below DFT's own error, far above what a restart changes.
+ENERGY_DECIMALS = 2  # eV/atom
+LENGTH_DECIMALS = 2  # Å, cube root of the cell volume
+FRACTION_DECIMALS = 3
 COLUMNS = {"confirmed": Column("?"), "label_round": Column("i4")}
 
 
@@ -81,7 +86,8 @@ def _append_labels(writer: StoreWriter, chunk: Chunk, held_out: set[str], number
         "confirmed": chunk.columns["confirmed"],
         "label_round": np.full(n, number, np.int32),
     }
-    writer.append(chunk.candidate_id, columns, crystals=chunk.crystals, parent_id=chunk.parent_id)
+    crystals = without_restart_noise(chunk.crystals)
+    writer.append(chunk.candidate_id, columns, crystals=crystals, parent_id=chunk.parent_id)
 
 
 def training_energy(chunk: Chunk) -> NDArray[np.float64]:
@@ -91,7 +97,23 @@ def training_energy(chunk: Chunk) -> NDArray[np.float64]:
     # is the comparable one; where no correction is defined, the raw value stands in for it.
     """
     corrected = chunk.columns["formation_energy_corrected_ev_per_atom"]
-    return np.where(np.isfinite(corrected), corrected, chunk.columns["formation_energy_ev_per_atom"])
+    energy = np.where(np.isfinite(corrected), corrected, chunk.columns["formation_energy_ev_per_atom"])
+    return np.round(energy, ENERGY_DECIMALS)
+
+
+def without_restart_noise(crystals: Crystals) -> Crystals:
+    """DFT geometries without the digits that a calculation restarted midway may change.
+
+    What the models learn, and everything after them, is then the same whether or not a calculation was interrupted.
+
+    Args:
+        crystals: relaxed by DFT.
+    """
+    length = np.cbrt(crystals.volumes)  # Å
+    scale = np.round(length, LENGTH_DECIMALS) / np.where(length > 0, length, 1.0)
+    lattice = np.round(crystals.lattice * scale[:, None, None], 8)
+    frac_coords = np.round(crystals.frac_coords, FRACTION_DECIMALS) % 1.0
+    return Crystals(lattice, crystals.atom_offsets, crystals.numbers, frac_coords)
 
 
 def _missing(column: Column, n: int) -> NDArray:
