@@ -98,7 +98,7 @@ def training_energy(chunk: Chunk) -> NDArray[np.float64]:
     """
     corrected = chunk.columns["formation_energy_corrected_ev_per_atom"]
     energy = np.where(np.isfinite(corrected), corrected, chunk.columns["formation_energy_ev_per_atom"])
-    return np.round(energy, ENERGY_DECIMALS)
+    return np.round(energy.astype(np.float64), ENERGY_DECIMALS)
 
 
 def without_restart_noise(crystals: Crystals) -> Crystals:
