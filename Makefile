@@ -49,7 +49,7 @@ programs: install
 lint: install
 	ruff check workflow tests
 	ruff format --check workflow tests
-	snakefmt --quiet --check Snakefile workflow/rules
+	snakefmt --check Snakefile workflow/rules
 	mypy workflow/sluice
 	codespell $(SOURCES) README.md CHANGELOG.md Makefile Snakefile
 	snakemake --lint

@@ -98,7 +98,8 @@ def training_energy(chunk: Chunk) -> NDArray[np.float64]:
     """
     corrected = chunk.columns["formation_energy_corrected_ev_per_atom"]
     energy = np.where(np.isfinite(corrected), corrected, chunk.columns["formation_energy_ev_per_atom"])
-    return np.round(energy.astype(np.float64), ENERGY_DECIMALS)
+    rounded: NDArray[np.float64] = np.round(energy, ENERGY_DECIMALS)
+    return rounded
 
 
 def without_restart_noise(crystals: Crystals) -> Crystals:
