@@ -98,8 +98,7 @@ def training_energy(chunk: Chunk) -> NDArray[np.float64]:
     """
     corrected = chunk.columns["formation_energy_corrected_ev_per_atom"]
     energy = np.where(np.isfinite(corrected), corrected, chunk.columns["formation_energy_ev_per_atom"])
-    rounded: NDArray[np.float64] = np.round(energy, ENERGY_DECIMALS)
-    return rounded
+    return np.asarray(energy.round(ENERGY_DECIMALS), np.float64)
 
 
 def without_restart_noise(crystals: Crystals) -> Crystals:
