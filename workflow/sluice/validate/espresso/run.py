@@ -234,6 +234,7 @@ def _wait(process: subprocess.Popen[bytes], path: Path) -> float:
                 times = [p.cpu_times() for p in (tree, *tree.children(recursive=True))]
                 seen = max(seen, sum(t.user + t.system for t in times))
                 path.write_text(f"{seen:.2f}", encoding="utf-8")
+    path.unlink(missing_ok=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return max(seen, (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime))
 
