@@ -26,14 +26,14 @@ from make_reference_table import candidates
 from pymatgen.core import Composition, Lattice, Structure
 
 from sluice.validate.espresso.flows import run_calculation
+from sluice.validate.espresso.pseudos import find_pseudos
+from sluice.validate.espresso.references import reference_structure
 from sluice.validate.espresso.sets import (
     CalculationSettings,
     calculation_settings,
     prepare_structure,
     tier_for,
 )
-from sluice.validate.pseudos import find_pseudos
-from sluice.validate.references import reference_structure
 
 ROOT = Path(__file__).parents[1]
 WORK = ROOT / "results" / "dft-agreement"

@@ -27,8 +27,8 @@ from dft_agreement import (
 from pymatgen.core import Composition
 
 from sluice.provenance import git_commit
+from sluice.validate.espresso.references import reference_structure
 from sluice.validate.espresso.sets import PROTOCOLS, tier_for
-from sluice.validate.references import reference_structure
 
 # MaterialsProject2020Compatibility, eV per atom of the anion (A. Wang et al., Sci. Rep. 2021, 11, 15496).
 MP2020 = {"O": -0.687, "S": -0.503, "F": -0.462, "Cl": -0.614, "N": -0.361}

@@ -1,4 +1,4 @@
-"""Makes ``workflow/sluice/validate/references.csv`` from Materials Project's elemental structures.
+"""Makes ``workflow/sluice/validate/espresso/references.csv`` from Materials Project's elemental structures.
 
     python benchmarks/make_reference_table.py
 

@@ -255,7 +255,7 @@ def pseudos_install(
     ] = "auto",
 ) -> None:
     """Get SSSP PBE efficiency 1.3.0 and verify every file."""
-    from sluice.validate.pseudos import LIBRARY, install_pseudos
+    from sluice.validate.espresso.pseudos import LIBRARY, install_pseudos
 
     places: Literal["auto", "debian", "archive"] | Path
     if source in ("auto", "debian", "archive"):

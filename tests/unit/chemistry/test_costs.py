@@ -4,8 +4,8 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from sluice.chemistry.costs import _free_atoms, estimate_cpu_seconds, irreducible_k_points
+from sluice.validate.espresso.references import reference_structure
 from sluice.validate.espresso.sets import calculation_settings, prepare_structure
-from sluice.validate.references import reference_structure
 
 pytestmark = pytest.mark.filterwarnings("ignore:Set OLD_ERROR_HANDLING:DeprecationWarning")  # spglib
 

@@ -81,7 +81,7 @@ def test_launcher_starts_a_process(bare):
 
 
 def test_wrong_pseudopotential_is_named(bare, tmp_path):
-    from sluice.validate.pseudos import pseudo_table
+    from sluice.validate.espresso.pseudos import pseudo_table
 
     (tmp_path / "pseudos").mkdir()
     (tmp_path / "pseudos" / pseudo_table()["Li"].file).write_text("not the one")

@@ -11,8 +11,8 @@ from sluice.screen import shortlist_candidates as module
 from sluice.screen.shortlist_candidates import CostEstimator, shortlist_candidates
 from sluice.store import Store
 from sluice.validate.calculate import settings_for
+from sluice.validate.espresso.references import reference_structure
 from sluice.validate.espresso.sets import prepare_structure
-from sluice.validate.references import reference_structure
 
 pytestmark = pytest.mark.filterwarnings("ignore:Set OLD_ERROR_HANDLING:DeprecationWarning")  # spglib
 CHEMISTRY = Chemistry(elements=("K", "Na", "Mg", "Rb", "F"))

@@ -21,8 +21,8 @@ from sluice.validate.collect_energies import collect_energies
 from sluice.validate.compute_compounds import compute_compounds
 from sluice.validate.compute_files import FileEnergy, dft_files
 from sluice.validate.compute_references import compute_references
+from sluice.validate.espresso.pseudos import find_pseudos
 from sluice.validate.plan_tasks import plan_tasks
-from sluice.validate.pseudos import find_pseudos
 
 pytestmark = pytest.mark.filterwarnings("ignore:Set OLD_ERROR_HANDLING:DeprecationWarning")  # spglib
 

@@ -16,7 +16,7 @@ from sluice.schemas import SCHEMAS
 from sluice.store import StoreWriter
 from sluice.task_library import structure_to_json
 from sluice.validate.calculate import Calculator
-from sluice.validate.pseudos import PseudoLibrary, pseudo_table
+from sluice.validate.espresso.pseudos import PseudoLibrary, pseudo_table
 from sluice.validate.run_batch import Record, Task, failure_record
 
 # Total energies that stand in for pw.x's, eV/atom.

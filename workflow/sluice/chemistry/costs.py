@@ -23,8 +23,8 @@ import numpy as np
 import spglib
 from pymatgen.core import Structure
 
+from sluice.validate.espresso.pseudos import pseudopotential
 from sluice.validate.espresso.sets import CalculationSettings
-from sluice.validate.pseudos import pseudopotential
 
 BOHR = 0.529177210903  # Å
 # Seconds, fitted as the module's text says.

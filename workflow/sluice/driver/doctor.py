@@ -126,7 +126,7 @@ def check_launcher(config: Config) -> Check:
 
 def check_pseudos(config: Config) -> Check:
     """Whether the pseudopotentials of the campaign's elements are there and are the right ones."""
-    from sluice.validate.pseudos import find_pseudos
+    from sluice.validate.espresso.pseudos import find_pseudos
 
     try:
         library = find_pseudos(config.validate_.pseudos)

@@ -19,8 +19,8 @@ from sluice.screen.common import further_columns, lineage
 from sluice.step import run_step
 from sluice.store import Store, StoreWriter
 from sluice.task_library import known_references
+from sluice.validate.espresso.references import reference_structure
 from sluice.validate.espresso.sets import calculation_settings, prepare_structure, tier_for
-from sluice.validate.references import reference_structure
 
 REVISION = 1
 NO_ESTIMATE = "no estimate of the DFT cost"

@@ -17,9 +17,9 @@ from pymatgen.core import Structure
 from sluice.config import SUPPORTED_ELEMENTS, ValidateSettings
 from sluice.errors import MissingProgramError, SluiceError
 from sluice.task_library import structure_to_json, task_id
+from sluice.validate.espresso.pseudos import PseudoLibrary, find_pseudos
+from sluice.validate.espresso.references import reference_structure
 from sluice.validate.espresso.sets import TIERS, CalculationSettings, calculation_settings, tier_for
-from sluice.validate.pseudos import PseudoLibrary, find_pseudos
-from sluice.validate.references import reference_structure
 from sluice.validate.run_batch import Record, Task, failure_record
 
 # Kinds of failure as ``validate/espresso`` words them, and those that may be the machine's fault, not the crystal's.

@@ -15,8 +15,8 @@ from sluice.step import run_step
 from sluice.store import Store, StoreWriter
 from sluice.task_library import LibraryError, TaskLibrary
 from sluice.validate.calculate import Calculator, settings_for
+from sluice.validate.espresso.references import reference_structure
 from sluice.validate.espresso.sets import prepare_structure, tier_for
-from sluice.validate.references import reference_structure
 from sluice.validate.run_batch import Task
 from sluice.validate.task_stores import TASK_COLUMNS, lineage, write_tasks
 

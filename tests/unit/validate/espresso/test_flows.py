@@ -16,9 +16,9 @@ from pymatgen.core import Lattice, Structure
 
 from sluice.errors import MissingProgramError
 from sluice.validate.espresso.flows import RelaxStaticMaker, open_store, run_calculation
+from sluice.validate.espresso.pseudos import PseudoLibrary, find_pseudos
 from sluice.validate.espresso.run import Launch
 from sluice.validate.espresso.sets import calculation_settings, prepare_structure
-from sluice.validate.pseudos import PseudoLibrary, find_pseudos
 
 pytestmark = [pytest.mark.filterwarnings(w) for w in WARNINGS]
 OPTIONS = {"protocol": "fast", "tier": "T30", "spin_elements": ()}

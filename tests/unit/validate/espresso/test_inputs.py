@@ -5,8 +5,8 @@ from espresso_stand_ins import silicon
 from pymatgen.core import Lattice, Structure
 
 from sluice.validate.espresso.inputs import INPUT_FILE, EspressoInputs, make_inputs
+from sluice.validate.espresso.pseudos import pseudopotential
 from sluice.validate.espresso.sets import PROTOCOLS, calculation_settings, k_grid
-from sluice.validate.pseudos import pseudopotential
 
 
 class FakeLibrary:

@@ -9,6 +9,7 @@ from pymatgen.core import Lattice, Structure
 
 from sluice.config import SUPPORTED_ELEMENTS
 from sluice.errors import SluiceError
+from sluice.validate.espresso.pseudos import pseudo_table
 from sluice.validate.espresso.sets import (
     PROTOCOLS,
     TIERS,
@@ -19,7 +20,6 @@ from sluice.validate.espresso.sets import (
     tier_for,
     tier_named,
 )
-from sluice.validate.pseudos import pseudo_table
 
 pytestmark = [pytest.mark.filterwarnings(w) for w in WARNINGS]
 OPTIONS = {"protocol": "fast", "tier": "T50", "spin_elements": ("Fe", "Ni")}

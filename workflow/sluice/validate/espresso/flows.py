@@ -18,10 +18,10 @@ from pymatgen.core import Structure
 from sluice.errors import SluiceError
 from sluice.validate.espresso.inputs import ERROR_FILE, OUTPUT_FILE, STATE_FILE
 from sluice.validate.espresso.jobs import BaseEspressoMaker, RelaxMaker, StaticMaker, Workplace
+from sluice.validate.espresso.pseudos import PseudoLibrary
 from sluice.validate.espresso.run import GeometryError, Launch, check_geometry, locked
 from sluice.validate.espresso.schemas import CalculationResult
 from sluice.validate.espresso.sets import CalculationSettings, space_group_number
-from sluice.validate.pseudos import PseudoLibrary
 
 STORE_FILE = "jobs.json"
 NAMESPACE = uuid.UUID("5b6f5a0e-3f0b-5a55-9d0c-9a9d7f1c2e11")

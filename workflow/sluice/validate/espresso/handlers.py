@@ -235,7 +235,7 @@ def _bands(now: Situation) -> Plan | None:
 
 def guess_bands(inputs: EspressoInputs) -> int:
     """Bands for a metal with room: six tenths of the electrons and eight."""
-    from sluice.validate.pseudos import pseudopotential
+    from sluice.validate.espresso.pseudos import pseudopotential
 
     electrons = sum(pseudopotential(site.specie.symbol).valence_electrons for site in inputs.structure)
     return int(0.6 * electrons) + 8

@@ -13,8 +13,8 @@ from ase.io import write
 from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
+from sluice.validate.espresso.pseudos import PseudoLibrary, pseudopotential
 from sluice.validate.espresso.sets import CalculationSettings
-from sluice.validate.pseudos import PseudoLibrary, pseudopotential
 
 STATE_FILE = "inputs.json"
 INPUT_FILE = "pw.in"

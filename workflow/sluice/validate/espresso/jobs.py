@@ -11,10 +11,10 @@ from pymatgen.core import Structure
 from sluice.errors import SluiceError
 from sluice.validate.espresso.handlers import finished
 from sluice.validate.espresso.inputs import STATE_FILE, EspressoInputs, make_inputs
+from sluice.validate.espresso.pseudos import PseudoLibrary
 from sluice.validate.espresso.run import Launch, has_density, locked, record_interruption, run_espresso
 from sluice.validate.espresso.schemas import EspressoTaskDocument
 from sluice.validate.espresso.sets import CalculationSettings
-from sluice.validate.pseudos import PseudoLibrary
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from pymatgen.core import Lattice, Structure
 
 from sluice.errors import SluiceError
-from sluice.validate.pseudos import pseudopotential
+from sluice.validate.espresso.pseudos import pseudopotential
 
 ProtocolName = Literal["fast", "balanced", "stringent"]
 Relaxation = Literal["cell", "ions", "none"]

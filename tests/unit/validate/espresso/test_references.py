@@ -6,9 +6,9 @@ import pytest
 
 from sluice.config import SUPPORTED_ELEMENTS
 from sluice.errors import SluiceError
+from sluice.validate.espresso.references import reference_structure, reference_table
 from sluice.validate.espresso.run import check_geometry
 from sluice.validate.espresso.sets import space_group_number
-from sluice.validate.references import reference_structure, reference_table
 
 pytestmark = pytest.mark.filterwarnings("ignore:Set OLD_ERROR_HANDLING:DeprecationWarning")  # spglib
 

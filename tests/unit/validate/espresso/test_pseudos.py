@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sluice.errors import MissingProgramError
-from sluice.validate import pseudos as p
+from sluice.validate.espresso import pseudos as p
 
 
 @pytest.fixture
