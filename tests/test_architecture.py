@@ -13,7 +13,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from sluice.config_docs import default_yaml, readme
+from sluice.config_docs import default_yaml, readme, with_protocols
 from sluice.driver.rules import read_rules
 from sluice.step import make_parser
 
@@ -240,3 +240,8 @@ def test_every_environment_a_rule_names_exists():
 @pytest.mark.parametrize(("name", "text"), [("README.md", readme()), ("config.yaml", default_yaml())])
 def test_configuration_documents_are_up_to_date(name, text):
     assert (ROOT / "config" / name).read_text(encoding="utf-8") == text, "run `python -m sluice.config_docs`"
+
+
+def test_readme_states_the_protocols_as_they_are():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text == with_protocols(text), "run `python -m sluice.config_docs`"

@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from sluice.config import Config
+from sluice.validate.espresso.sets import PROTOCOLS, TIERS
 
 WIDTH = 110
 YAML_HEAD = """\
@@ -127,6 +128,25 @@ def readme() -> str:
                 f"| `{info.alias or field}` | {type_name(info.annotation)} | {limits(info)} | {default} "
                 f"| {_escaped(info.description or '')} |"
             )
+    lines.append(f"\n## Protocols\n\n{protocol_table()}")
+    return "\n".join(lines)
+
+
+def protocol_table() -> str:
+    """The protocols of Quantum ESPRESSO as a table, for README.md and ``config/README.md``."""
+    lines = [
+        "| protocol | cutoffs, of the tier's | k spacing, 1/Å (relaxation) | cold smearing, Ry | scf, Ry/atom "
+        "| forces, Ry/bohr | pressure, kbar | expected error of formation energies |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, p in PROTOCOLS.items():
+        lines.append(
+            f"| `{name}` | {p.cutoff_factor:g} | {p.kspacing_per_angstrom:g} ({p.relax_kspacing_per_angstrom:g}) "
+            f"| {p.degauss_ry:g} | {p.scf_threshold_ry_per_atom:.0e} | {p.force_threshold_ry_per_bohr:.0e} "
+            f"| {p.pressure_threshold_kbar:g} | {p.expected_error} |"
+        )
+    tiers = ", ".join(f"{name} {wfc:g}/{rho:g}" for name, (wfc, rho) in TIERS.items())
+    lines.append(f"\nCutoff tiers (wave functions/density, Ry), the hardest element of the chemistry decides: {tiers}.")
     return "\n".join(lines) + "\n"
 
 
@@ -168,10 +188,19 @@ def _flow(value: Any) -> str:
     return text.removesuffix("...\n").strip()
 
 
+def with_protocols(text: str) -> str:
+    """README.md's text with the table of protocols between its marks."""
+    begin, end = "<!-- protocols:begin -->\n", "<!-- protocols:end -->"
+    head, rest = text.split(begin)
+    return head + begin + protocol_table() + end + rest.split(end)[1]
+
+
 def main() -> None:
-    """Write both files into ``config/`` of the current directory."""
+    """Write both files into ``config/`` of the current directory, and the table of protocols into README.md."""
     Path("config/README.md").write_text(readme(), encoding="utf-8")
     Path("config/config.yaml").write_text(default_yaml(), encoding="utf-8")
+    page = Path("README.md")
+    page.write_text(with_protocols(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":
