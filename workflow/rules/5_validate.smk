@@ -34,7 +34,7 @@ rule compute_references:
     input:
         tasks="round_{round}/validate/tasks.h5",
     output:
-        results="round_{round}/validate/espresso/references/batch_{batch}.h5",
+        results="round_{round}/validate/references/batch_{batch}.h5",
     log:
         "logs/compute_references/round_{round}_batch_{batch}.log",
     benchmark:
@@ -62,7 +62,7 @@ rule compute_compounds:
     input:
         tasks="round_{round}/validate/tasks.h5",
         references=expand(
-            "round_{round}/validate/espresso/references/batch_{batch}.h5",
+            "round_{round}/validate/references/batch_{batch}.h5",
             batch=DFT_BATCHES,
             allow_missing=True,
         ),
@@ -97,7 +97,7 @@ rule collect_energies:
         shortlist="round_{round}/screen/shortlist.h5",
         tasks="round_{round}/validate/tasks.h5",
         references=expand(
-            "round_{round}/validate/espresso/references/batch_{batch}.h5",
+            "round_{round}/validate/references/batch_{batch}.h5",
             batch=DFT_BATCHES,
             allow_missing=True,
         ),

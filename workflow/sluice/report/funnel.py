@@ -64,7 +64,7 @@ TASK_STEPS = (
         "compute_references",
         "Elemental references",
         "results",
-        "round_{round}/validate/espresso/references/batch_{batch}.h5",
+        "round_{round}/validate/references/batch_{batch}.h5",
         "dft",
     ),
     Step("compute_compounds", "Compounds", "results", "round_{round}/validate/compounds/batch_{batch}.h5", "dft"),
