@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
+
 from sluice import dag
 from sluice.config import Config
 
@@ -58,3 +60,9 @@ def test_commands_of_rules_find_this_python_first(monkeypatch):
     monkeypatch.setenv("PATH", "/usr/bin")
     dag.prefer_this_python()
     assert os.environ["PATH"] == f"{Path(sys.executable).parent}:/usr/bin"
+
+
+def test_every_step_states_its_revision_and_one_without_is_an_error():
+    assert dag.revision("train.train_screener") >= 1
+    with pytest.raises(ValueError, match="REVISION"):
+        dag.revision("train.common")

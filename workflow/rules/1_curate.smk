@@ -15,6 +15,7 @@ rule collect_crystals:
         mem_mb=memory_mb(2000),
         runtime=runtime_minutes(30),
     params:
+        revision=revision("curate.collect_crystals"),
         settings=settings_json(CAMPAIGN.curate),
         chemistry=settings_json(CAMPAIGN.chemistry),
         seed=CAMPAIGN.seed,
@@ -46,6 +47,7 @@ rule label_crystals:
         runtime=runtime_minutes(120),
         gpu=GPUS,
     params:
+        revision=revision("curate.label_crystals"),
         device=DEVICE,
         settings=settings_json(CAMPAIGN.curate),
         batches=CAMPAIGN.curate.batches,
@@ -76,6 +78,7 @@ rule split_crystals:
         mem_mb=memory_mb(2000),
         runtime=runtime_minutes(15),
     params:
+        revision=revision("curate.split_crystals"),
         settings=settings_json(CAMPAIGN.curate),
         seed=CAMPAIGN.seed,
     shell:

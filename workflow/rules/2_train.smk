@@ -17,6 +17,8 @@ rule collect_training_set:
     resources:
         mem_mb=memory_mb(2000),
         runtime=runtime_minutes(15),
+    params:
+        revision=revision("train.collect_training_set"),
     shell:
         "python -m sluice.train.collect_training_set "
         "--dataset {input.dataset} "
@@ -46,6 +48,7 @@ rule train_generator:
         runtime=runtime_minutes(240),
         gpu=GPUS,
     params:
+        revision=revision("train.train_generator"),
         device=DEVICE,
         settings=settings_json(CAMPAIGN.train.generator),
         checkpoints="round_{round}/train/generator_checkpoints",
@@ -91,6 +94,7 @@ rule train_screener:
         runtime=runtime_minutes(240),
         gpu=GPUS,
     params:
+        revision=revision("train.train_screener"),
         device=DEVICE,
         settings=settings_json(CAMPAIGN.train.screener),
         checkpoints="round_{round}/train/screener_checkpoints",

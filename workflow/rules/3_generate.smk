@@ -19,6 +19,7 @@ rule generate_candidates:
         runtime=runtime_minutes(120),
         gpu=GPUS,
     params:
+        revision=revision("generate.generate_candidates"),
         device=DEVICE,
         settings=settings_json(CAMPAIGN.generate),
         chemistry=settings_json(CAMPAIGN.chemistry),

@@ -17,6 +17,7 @@ rule check_geometry:
         mem_mb=memory_mb(2000),
         runtime=runtime_minutes(120),
     params:
+        revision=revision("screen.check_geometry"),
         settings=settings_json(CAMPAIGN.screen.geometry),
     shell:
         "python -m sluice.screen.check_geometry "
@@ -42,6 +43,7 @@ rule check_symmetry:
         mem_mb=memory_mb(2000),
         runtime=runtime_minutes(120),
     params:
+        revision=revision("screen.check_symmetry"),
         settings=settings_json(CAMPAIGN.screen.symmetry),
     shell:
         "python -m sluice.screen.check_symmetry "
@@ -67,6 +69,7 @@ rule check_charge:
         mem_mb=memory_mb(2000),
         runtime=runtime_minutes(120),
     params:
+        revision=revision("screen.check_charge"),
         settings=settings_json(CAMPAIGN.screen.charge),
     shell:
         "python -m sluice.screen.check_charge "
@@ -98,6 +101,7 @@ rule remove_duplicates:
         mem_mb=memory_mb(3000),
         runtime=runtime_minutes(240),
     params:
+        revision=revision("screen.remove_duplicates"),
         settings=settings_json(CAMPAIGN.screen.duplicates),
     shell:
         "python -m sluice.screen.remove_duplicates "
@@ -127,6 +131,7 @@ rule score_candidates:
         runtime=runtime_minutes(120),
         gpu=GPUS,
     params:
+        revision=revision("screen.score_candidates"),
         device=DEVICE,
     shell:
         "python -m sluice.screen.score_candidates "
@@ -153,6 +158,7 @@ rule select_candidates:
         mem_mb=memory_mb(2000),
         runtime=runtime_minutes(30),
     params:
+        revision=revision("screen.select_candidates"),
         settings=settings_json(CAMPAIGN.screen.relax),
     shell:
         "python -m sluice.screen.select_candidates "
@@ -179,6 +185,7 @@ rule relax_candidates:
         runtime=runtime_minutes(240),
         gpu=GPUS,
     params:
+        revision=revision("screen.relax_candidates"),
         device=DEVICE,
         settings=settings_json(CAMPAIGN.screen.relax),
         symprec=CAMPAIGN.screen.symmetry.symprec,
@@ -217,6 +224,7 @@ rule rank_candidates:
         mem_mb=memory_mb(2000),
         runtime=runtime_minutes(60),
     params:
+        revision=revision("screen.rank_candidates"),
         device=DEVICE,
         settings=settings_json(CAMPAIGN.screen),
     shell:
@@ -246,6 +254,7 @@ rule shortlist_candidates:
         mem_mb=memory_mb(2000),
         runtime=runtime_minutes(30),
     params:
+        revision=revision("screen.shortlist_candidates"),
         library=LIBRARY,
         settings=settings_json(CAMPAIGN.screen.shortlist),
         chemistry=settings_json(CAMPAIGN.chemistry),

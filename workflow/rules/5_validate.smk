@@ -17,6 +17,7 @@ rule plan_tasks:
         mem_mb=memory_mb(2000),
         runtime=runtime_minutes(30),
     params:
+        revision=revision("validate.plan_tasks"),
         library=LIBRARY,
         settings=settings_json(CAMPAIGN.validate_),
         chemistry=settings_json(CAMPAIGN.chemistry),
@@ -46,6 +47,7 @@ rule compute_references:
         mem_mb=memory_mb(2000),
         runtime=runtime_minutes(720),
     params:
+        revision=revision("validate.compute_references"),
         library=LIBRARY,
         settings=settings_json(CAMPAIGN.validate_),
     shell:
@@ -79,6 +81,7 @@ rule compute_compounds:
         mem_mb=memory_mb(2000),
         runtime=runtime_minutes(720),
     params:
+        revision=revision("validate.compute_compounds"),
         library=LIBRARY,
         settings=settings_json(CAMPAIGN.validate_),
     shell:
@@ -120,6 +123,7 @@ rule collect_energies:
         mem_mb=memory_mb(2000),
         runtime=runtime_minutes(30),
     params:
+        revision=revision("validate.collect_energies"),
         settings=settings_json(CAMPAIGN.validate_),
         duplicates=settings_json(CAMPAIGN.screen.duplicates),
     shell:
@@ -153,6 +157,7 @@ rule decide_round:
         mem_mb=memory_mb(2000),
         runtime=runtime_minutes(15),
     params:
+        revision=revision("validate.decide_round"),
         settings=settings_json(CAMPAIGN.stop),
     shell:
         "python -m sluice.validate.decide_round "

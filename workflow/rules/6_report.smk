@@ -30,6 +30,7 @@ rule build_report:
         mem_mb=memory_mb(2000),
         runtime=runtime_minutes(30),
     params:
+        revision=revision("report.build_report"),
         configuration=settings_json(CAMPAIGN),
     shell:
         "python -m sluice.report.build_report "

@@ -7,6 +7,7 @@ from sluice.dag import (
     earlier_validated,
     memory_mb,
     prefer_this_python,
+    revision,
     runtime_minutes,
     settings_json,
 )

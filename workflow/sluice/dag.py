@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,22 @@ def settings_json(*sections: BaseModel) -> Callable[[Any], str]:
         return text
 
     return settings
+
+
+def revision(step: str) -> int:
+    """A step's hand-raised ``REVISION``, read without importing it: raising it reruns the step, other edits do not.
+
+    Args:
+        step: stage and step, e.g. ``train.train_screener``.
+
+    Raises:
+        ValueError: if the step states none.
+    """
+    path = Path(__file__).parent / f"{step.replace('.', '/')}.py"
+    found = re.search(r"^REVISION = (\d+)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    if found is None:
+        raise ValueError(f"{path}: no line `REVISION = <number>`")
+    return int(found.group(1))
 
 
 def earlier_decision(wildcards: Wildcards) -> list[str]:

@@ -17,6 +17,9 @@ from sluice.report.validated import cif_text, csv_text, read_validated, write_ci
 from sluice.step import report_progress, run_step
 
 
+REVISION = 1
+
+
 def _write(path: Path, text: str) -> None:
     """Write whole and replace."""
     path.parent.mkdir(parents=True, exist_ok=True)
