@@ -16,7 +16,6 @@ from sluice.report.summarize import make_summary, read_versions
 from sluice.report.validated import cif_text, csv_text, read_validated, write_cifs
 from sluice.step import report_progress, run_step
 
-
 REVISION = 1
 
 
