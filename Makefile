@@ -47,8 +47,8 @@ programs: install
 	@sluice pseudos install
 
 lint: install
-	ruff check workflow tests
-	ruff format --check workflow tests
+	ruff check workflow tests benchmarks
+	ruff format --check workflow tests benchmarks
 	snakefmt --check Snakefile workflow/rules
 	mypy workflow/sluice
 	codespell $(SOURCES) README.md CHANGELOG.md Makefile Snakefile

@@ -133,9 +133,21 @@ def pw_starts(config: Path) -> int:
     return len(tally.read_text().splitlines()) if tally.exists() else 0
 
 
-def summary(config: Path) -> dict:
-    """The campaign's summary without what may differ between runs."""
-    values = json.loads((workdir(config) / "report" / "summary.json").read_text())
-    for volatile in ("cpu_seconds", "versions"):
-        values.pop(volatile)
-    return values
+def summary_differences(config: Path, undisturbed: Path) -> list[str]:
+    """Keys of summary.json that differ beyond costs, versions and the tolerance of DFT energies."""
+    mine, reference = (json.loads((workdir(c) / "report" / "summary.json").read_text()) for c in (config, undisturbed))
+    found = [f"summary.json: {key} only in one" for key in sorted(set(mine) ^ set(reference))]
+    for key in sorted(set(mine) & set(reference) - {"cpu_seconds", "versions"}):
+        if not _close(mine[key], reference[key]):
+            found.append(f"summary.json: {key} differs")
+    return found
+
+
+def _close(a: object, b: object) -> bool:
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_close(a[k], b[k]) for k in a if not k.endswith("seconds"))
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_close, a, b))
+    if isinstance(a, float) and isinstance(b, float):
+        return abs(a - b) <= DFT_TOLERANCE_EV_PER_ATOM
+    return a == b

@@ -20,7 +20,7 @@ from campaigns import (
     pw_starts,
     repeated_steps,
     start,
-    summary,
+    summary_differences,
     wait_for,
     workdir,
     write_config,
@@ -60,9 +60,7 @@ def main() -> None:
                 kills += 1
                 print(f"{name}: killed in {rule}", flush=True)
         seconds = run_to_end("resume", config)
-        problems = differences(config, undisturbed)
-        if summary(config)["funnel"] != summary(undisturbed)["funnel"]:
-            problems.append("summary.json: funnel differs")
+        problems = differences(config, undisturbed) + summary_differences(config, undisturbed)
         repeated = repeated_steps(config)
         print(f"{name}: {kills} kills, last resume {seconds:.0f} s, pw.x starts {pw_starts(config)} "
               f"(undisturbed {pw_starts(undisturbed)}), repeated steps {repeated or 'none'}, "

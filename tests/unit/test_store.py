@@ -354,3 +354,14 @@ def test_every_schema_can_be_written_empty(tmp_path):
                     np.dtype(SCHEMAS[name][1][column].dtype).str.lstrip("<|=>"),
                     SCHEMAS[name][1][column].unit,
                 )
+
+
+def test_inputs_of_one_name_are_kept_apart(tmp_path):
+    for folder in ("references", "compounds"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "batch_0.h5").write_text(folder)
+    inputs = [tmp_path / folder / "batch_0.h5" for folder in ("references", "compounds")]
+    with StoreWriter(tmp_path / "made.h5", "decision", with_crystals=False, inputs=inputs):
+        pass
+    with Store(tmp_path / "made.h5") as store:
+        assert len(json.loads(store.attributes["inputs_sha256"])) == 2

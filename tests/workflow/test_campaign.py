@@ -84,6 +84,15 @@ def test_funnel_adds_up(campaign):
     assert generated["made"] == 16000  # two rounds of 8000
 
 
+def test_every_store_says_where_it_is_from(campaign):
+    _, workdir, _ = campaign
+    for path in workdir.rglob("*.h5"):
+        with Store(path) as store:
+            assert store.attributes["campaign"] == "tiny", path
+            inside = path.relative_to(workdir).parts[0]
+            assert store.attributes["round"] == (int(inside[-1]) if inside.startswith("round_") else 0), path
+
+
 def test_dft_and_interatomic_potential_agree_roughly(campaign):
     _, workdir, _ = campaign
     summary = json.loads((workdir / "report" / "summary.json").read_text())
@@ -128,6 +137,7 @@ def test_altering_one_dft_label_changes_the_next_ranking(campaign, tmp_path):
     done = snakemake(altered_config, "--cores", "2", "--rerun-triggers", "mtime", "--until", "rank_candidates")
     assert done.returncode == 0, done.stderr[-3000:]
     with Store(workdir / "round_2/screen/ranked.h5") as before, Store(copy / "round_2/screen/ranked.h5") as after:
+        assert len(before), "round 2 ranked nothing"
         assert (before.ids(), before.structure_hashes()) != (after.ids(), after.structure_hashes())
     with Store(workdir / "round_1/screen/ranked.h5") as before, Store(copy / "round_1/screen/ranked.h5") as after:
         assert before.content_sha256 == after.content_sha256

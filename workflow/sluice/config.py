@@ -256,6 +256,9 @@ class RelaxSettings(Section):
     max_force: Positive = Field(0.05, description="Convergence of forces and cell forces, eV/Å.")
     max_steps: Count = Field(200, description="Most steps; beyond them a candidate failed.")
     max_volume_change: Positive = Field(3.0, description="Volume ratio beyond which a crystal collapsed or exploded.")
+    rescale: bool = Field(
+        True, description="Start overlapping or loose cells from where the closest atoms touch (covalent radii)."
+    )
     perturbation: float = Field(
         0.0, ge=0.0, description="Random displacement that starts the relaxation off its symmetric saddle points, Å."
     )

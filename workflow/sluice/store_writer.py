@@ -98,7 +98,7 @@ class StoreWriter:
             "revision": revision,
             "settings_sha256": sha256_of_text(_settings_text(settings)),
             "settings": _settings_text(settings),
-            "inputs_sha256": json.dumps({p.name: sha256_of_file(p) for p in inputs}, sort_keys=True),
+            "inputs_sha256": json.dumps({_input_name(p): sha256_of_file(p) for p in inputs}, sort_keys=True),
             "created_with": created_with(),
             **{k: v if isinstance(v, str | int | float) else json.dumps(v) for k, v in (attributes or {}).items()},
         }
@@ -284,6 +284,11 @@ class StoreWriter:
         return StoreError(
             f"{self.path}: cannot be written ({error}; {free}). An older store of that name is untouched."
         )
+
+
+def _input_name(path: Path) -> str:
+    """What an input is called in the provenance: its path inside the campaign, or the end of an absolute one."""
+    return "/".join(path.parts[-3:]) if path.is_absolute() else str(path)
 
 
 def _settings_text(settings: BaseModel | Mapping[str, Any] | None) -> str:

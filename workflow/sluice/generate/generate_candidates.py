@@ -58,18 +58,20 @@ def generate_candidates(
         SluiceError: if the model is no generator or knows none of the space groups.
     """
     total = 0 if _has_stopped(decision) else batch_size(settings, batch)
+    generator = load_model(model)
     with StoreWriter(
         candidates,
         "candidates",
         settings=settings,
         inputs=[model, *decision],
+        campaign=str(generator.facts.get("campaign", "")),
         round_number=round,
         revision=REVISION,
     ) as writer:
         if total:
             _fill(
                 writer,
-                load_model(model),
+                generator,
                 total,
                 settings=settings,
                 chemistry=chemistry,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from sluice.chemistry.geometry import min_distance_ratios
 from sluice.chemistry.symmetry import space_group
 from sluice.config import RelaxSettings
 from sluice.crystals import Crystals
@@ -20,6 +22,7 @@ REVISION = 1
 SUFFIX = "-relaxed"
 COLLAPSED = "collapsed"
 EXPLODED = "exploded"
+CONTACT_RANGE = (0.9, 1.25)  # of the closest distance over the sum of covalent radii; taken as it is inside
 NO_REFERENCE = "no elemental reference energy"
 
 
@@ -31,6 +34,19 @@ def perturb(crystal: Crystals, amount: float, seed: int, candidate_id: str) -> C
     noise = np.random.default_rng(int.from_bytes(digest[:8], "little")).normal(0.0, amount, crystal.frac_coords.shape)
     moved = crystal.frac_coords + noise @ np.linalg.inv(crystal.lattice[0])
     return Crystals(crystal.lattice, crystal.atom_offsets, crystal.numbers, moved)
+
+
+def bring_to_contact(crystals: Crystals) -> Crystals:
+    """Scale cells in which the closest atoms overlap or are far apart until they touch.
+
+    A generator's lattice constant is a rough guess; a cell of half the volume has many times the neighbours and takes
+    many more steps to relax.
+
+    # ASSUME: atoms touch at the sum of their covalent radii; CHGNet finds the rest of the way.
+    """
+    ratio = min_distance_ratios(crystals)
+    scale = np.where((ratio < CONTACT_RANGE[0]) | (ratio > CONTACT_RANGE[1]), 1.0 / ratio, 1.0)
+    return replace(crystals, lattice=crystals.lattice * scale[:, None, None])
 
 
 def failure(result: Relaxed, volume_change: float, settings: RelaxSettings) -> tuple[str, str]:
@@ -73,8 +89,9 @@ def relax_candidates(
     rows = rows.select(rows.columns["batch"] == batch)
     assert rows.crystals is not None
     names = [name.decode() for name in rows.candidate_id.tolist()]
+    cells = bring_to_contact(rows.crystals) if settings.rescale else rows.crystals
     starts = Crystals.concatenate(
-        [perturb(rows.crystals[i : i + 1], settings.perturbation, seed, name) for i, name in enumerate(names)]
+        [perturb(cells[i : i + 1], settings.perturbation, seed, name) for i, name in enumerate(names)]
     )
     results = relax_iter(
         starts,
@@ -95,7 +112,7 @@ def relax_candidates(
     ) as writer:
         for i, result in enumerate(track(results, "relaxing", total=len(names), unit="candidates")):
             crystal = result.crystal
-            change = float(crystal.volumes[0] / rows.crystals.volumes[i])
+            change = float(crystal.volumes[0] / cells.volumes[i])
             reason, detail = failure(result, change, settings)
             energy = np.array([result.energy])
             formation = formation_energies(crystal, energy)
