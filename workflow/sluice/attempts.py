@@ -17,33 +17,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 ATTEMPTS_FILE = "attempts.jsonl"
 
 
 def process_start(pid: int) -> float | None:
-    """Start time of a live process in seconds since the epoch; None if it is gone or a zombie."""
+    """Start of a live process in kernel ticks since boot, which no clock change moves; None if gone or a zombie."""
     try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return None
-        return round(process.create_time(), 1)
-    except psutil.Error:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except (OSError, UnicodeDecodeError):
         return None
+    return None if fields[0] in "ZX" else float(fields[19])
 
 
 def is_running(host: str, pid: int, started: float) -> bool | None:
     """Whether that very process lives; None where this cannot be told (another host)."""
     if host != socket.gethostname():
         return None
-    now = process_start(pid)
-    return now is not None and abs(now - started) < 5.0
+    return process_start(pid) == started
 
 
 def append_event(path: Path, event: dict[str, Any]) -> None:
     """Append one event with its time (seconds since the epoch)."""
-    line = json.dumps({"time": round(time.time(), 3), **event}, sort_keys=True) + "\n"
+    # The leading newline keeps a line that a full disk cut short from spoiling this one.
+    line = "\n" + json.dumps({"time": round(time.time(), 3), **event}, sort_keys=True) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:

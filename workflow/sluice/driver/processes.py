@@ -8,6 +8,7 @@ import socket
 import subprocess
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -19,6 +20,7 @@ from sluice.step import DRIVER_VARIABLE
 _DRY = {"-n", "--dry-run", "--dryrun"}
 
 
+@cache
 def driver_token() -> str:
     """``host:pid:start`` of this process, for the environment of what it starts."""
     return f"{socket.gethostname()}:{os.getpid()}:{process_start(os.getpid())}"

@@ -64,10 +64,15 @@ def run_campaign(config: Config, options: RunOptions, console: Console) -> int:
     with _signals():
         try:
             with Lease(config.workdir, on_loss=partial(os.kill, os.getpid(), signal.SIGTERM)) as lease:
-                same = is_last_config(config)
+                # The mark outlives a kill before everything is settled: what lies there may be of the earlier settings.
+                unsettled = config.workdir / ".unsettled"
+                same = is_last_config(config) and not unsettled.exists()
+                if not same:
+                    unsettled.touch()
                 workflow = Workflow(folder, store_config(config), options)
                 dead = lease.previous.driver if lease.previous else None
                 settled = settle(config.workdir, rules, dead_driver=dead, same_config=same, snakemake=workflow.ask)
+                unsettled.unlink(missing_ok=True)
                 if text := settled.describe():
                     console.print(f"settled an interrupted run: {text}", highlight=False)
                 code = _drive(config, rules, workflow, console)

@@ -94,7 +94,14 @@ def train_generator(
             batch_size=settings.batch_size,
             seed=derive_seed(seed, round, "generator"),
             digest=training_digest(
-                "train_generator", REVISION, settings, content, seed=seed, round=round, precision=precision
+                "train_generator",
+                REVISION,
+                settings,
+                content,
+                seed=seed,
+                round=round,
+                precision=precision,
+                threads=threads,
             ),
             checkpoints=checkpoints,
             checkpoint_minutes=settings.checkpoint_minutes,

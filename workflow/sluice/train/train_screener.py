@@ -99,7 +99,14 @@ def train_screener(
             batch_size=settings.batch_size,
             seed=derive_seed(seed, round, "screener"),
             digest=training_digest(
-                "train_screener", REVISION, settings, content, seed=seed, round=round, precision=precision
+                "train_screener",
+                REVISION,
+                settings,
+                content,
+                seed=seed,
+                round=round,
+                precision=precision,
+                threads=threads,
             ),
             checkpoints=checkpoints,
             checkpoint_minutes=settings.checkpoint_minutes,
