@@ -9,7 +9,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from sluice.config import Config
+from sluice.config import Config, usable_cores
 from sluice.config_docs import walk_keys
 from sluice.config_file import check_config, load_config
 from sluice.errors import ConfigError
@@ -84,11 +84,26 @@ def test_default_file_says_every_key_and_nothing_else(repository):
         ("generate:\n  allowed_elements: [Fe]", ["Fe", "chemistry.elements"]),
         ("chemistry:\n  elements: [Li, O, F]\ngenerate:\n  excluded_elements: [F]", ["fewer than 3 elements"]),
         ("screen:\n  objectives: []", ["objectives", "1"]),
-        ("screen:\n  objectives:\n    - quantity: x", ["direction", "target"]),
-        ("screen:\n  objectives:\n    - {quantity: x, target: [2, 1]}", ["[lower, upper]"]),
+        ("screen:\n  objectives:\n    - quantity: volume_change", ["direction", "target"]),
+        ("screen:\n  objectives:\n    - {quantity: volume_change, target: [2, 1]}", ["[lower, upper]"]),
         (
-            "screen:\n  objectives:\n    - {quantity: x, direction: minimize, model: no.ckpt}",
+            "screen:\n  objectives:\n    - {quantity: output, direction: minimize, model: no.ckpt}",
             ["no.ckpt", "no such file"],
+        ),
+        (
+            "screen:\n  objectives:\n    - {quantity: band_gap, direction: minimize}",
+            ["line 3: screen.objectives.0.quantity = 'band_gap'", "volume_change", "`output` with a `model`"],
+        ),
+        ("screen:\n  objectives:\n    - {quantity: output, direction: minimize}", ["quantity = 'output'", "`model`"]),
+        (
+            "screen:\n  objectives:\n    - {quantity: volume_change, direction: minimize, model: no.ckpt}",
+            ["quantity = 'volume_change'", "go together"],
+        ),
+        ("screen:\n  geometry:\n    max_density: .inf", ["line 3", "max_density = inf", "finite"]),
+        ("train:\n  screener:\n    threshold: .nan", ["line 3", "train.screener.threshold", "finite"]),
+        (
+            "screen:\n  geometry:\n    min_density: 30",
+            ["line 2: screen.geometry", "min_density = 30", "max_density = 25"],
         ),
         ("rounds: 1\nrounds: 2", ["rounds", "given twice", "lines 1 and 2"]),
         ("train: 3", ["train"]),
@@ -105,10 +120,19 @@ def test_mistakes_are_named(load, text, words):
 
 
 def test_more_ranks_than_cores(load):
-    cores = os.cpu_count()
+    cores = len(os.sched_getaffinity(0))
     found = message(load, f"validate:\n  ranks: {cores + 1}")
     assert f"ranks is {cores + 1}" in found and f"{cores} cores" in found
     assert load(f"validate:\n  ranks: {cores + 1}\n  launch: srun -n {{ranks}}").validate_.ranks == cores + 1
+
+
+def test_only_cores_that_may_be_used_count(monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    assert usable_cores() == 3
+    monkeypatch.setenv("SLURM_JOB_ID", "7")  # a small job that reads the configuration of larger ones
+    assert usable_cores() == 64
 
 
 def test_all_problems_in_one_message(load):

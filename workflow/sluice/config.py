@@ -15,12 +15,34 @@ from pymatgen.core import Element
 RESERVED_NAMES = ("dft", "experiments")
 # SSSP's elements up to Bi without the f-block beyond La: those with an elemental reference.
 SUPPORTED_ELEMENTS = tuple(Element.from_Z(z).symbol for z in (*range(1, 58), *range(72, 84)))
+# Numbers that candidates carry once they are relaxed; a test compares them with what sluice.screen writes.
+RANKABLE = (
+    "mlip_formation_energy_ev_per_atom",
+    "mlip_energy_ev_per_atom",
+    "screener_score",
+    "volume_change",
+    "space_group",
+    "relaxed_space_group",
+    "requested_space_group",
+    "min_distance_ratio",
+    "density_g_per_cm3",
+    "relaxation_steps",
+    "max_force_ev_per_angstrom",
+)
+MODEL_OUTPUT = "output"
+
+
+def usable_cores() -> int:
+    """CPU cores that processes started here may use; in a SLURM job those of its node, for other jobs get others."""
+    if "SLURM_JOB_ID" in os.environ:
+        return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0))
 
 
 class Section(BaseModel):
     """A part of the configuration."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 def _check_elements(symbols: tuple[str, ...]) -> tuple[str, ...]:
@@ -224,6 +246,14 @@ class GeometrySettings(Section):
     max_density: Positive = Field(25.0, description="Greatest density, g/cm³.")
     max_lattice: Positive = Field(20.0, description="Longest cell vector, Å.")
 
+    @model_validator(mode="after")
+    def _check(self) -> GeometrySettings:
+        if self.min_density >= self.max_density:
+            raise ValueError(
+                f"min_density = {self.min_density:g} must be below max_density = {self.max_density:g} (g/cm³)"
+            )
+        return self
+
 
 class SymmetrySettings(Section):
     """Symmetry found must be symmetry asked for."""
@@ -273,8 +303,20 @@ class Objective(Section):
     target: tuple[float, float] | None = Field(None, description="Lower and upper end of the wanted range.")
     weight: Positive = Field(1.0, description="Weight beside the other objectives.")
 
+    @field_validator("quantity")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in (*RANKABLE, MODEL_OUTPUT):
+            raise ValueError(f"no such quantity; allowed are {', '.join(RANKABLE)}, or `{MODEL_OUTPUT}` with a `model`")
+        return name
+
     @model_validator(mode="after")
     def _check(self) -> Objective:
+        if (self.quantity == MODEL_OUTPUT) != (self.model is not None):
+            raise ValueError(
+                f"quantity = {self.quantity!r}: `{MODEL_OUTPUT}` and `model` go together; without a model allowed are "
+                f"{', '.join(RANKABLE)}"
+            )
         if (self.direction is None) == (self.target is None):
             raise ValueError("give either `direction` or `target`")
         if self.target is not None and self.target[0] >= self.target[1]:
@@ -335,9 +377,9 @@ class ValidateSettings(Section):
 
     @model_validator(mode="after")
     def _check(self) -> ValidateSettings:
-        cores = os.cpu_count() or 1
+        cores = usable_cores()
         if self.launch.split()[:1] != ["srun"] and self.ranks > cores:
-            raise ValueError(f"ranks is {self.ranks}, but this machine has {cores} cores; give at most {cores}")
+            raise ValueError(f"ranks is {self.ranks}, but {cores} cores may be used here; give at most {cores}")
         try:
             shlex.split(self.launch.format(ranks=self.ranks))
         except (KeyError, IndexError, ValueError):

@@ -76,9 +76,9 @@ def test_what_relaxed_into_a_known_crystal_or_another_candidate_is_rejected(crys
 def test_desirabilities():
     values = np.array([-3.0, -1.0, -2.0, -1.0])
     assert desirability(values, MINIMIZE).tolist() == pytest.approx([1.0, 1 / 6, 2 / 3, 1 / 6])
-    upwards = Objective(quantity="x", direction="maximize")
+    upwards = Objective(quantity="volume_change", direction="maximize")
     assert desirability(values, upwards).tolist() == pytest.approx([0.0, 5 / 6, 1 / 3, 5 / 6])
-    target = Objective(quantity="gap", target=(1.0, 2.0))
+    target = Objective(quantity="volume_change", target=(1.0, 2.0))
     assert desirability(np.array([1.0, 1.5, 3.0, 0.5]), target).tolist() == pytest.approx([1, 1, 0.5, 2 / 3])
     assert desirability(np.array([5.0]), MINIMIZE).tolist() == [1.0]
 
@@ -94,15 +94,17 @@ def test_weights_decide_between_objectives(crystal, rank):
 
     assert order(0.1) == ["deep", "calm"]
     assert order(10.0) == ["calm", "deep"]
-    both = combine(np.array([[-3.0, 1.4], [-2.0, 1.0]]), [MINIMIZE, Objective(quantity="v", target=(0.9, 1.1))])
+    both = combine(
+        np.array([[-3.0, 1.4], [-2.0, 1.0]]), [MINIMIZE, Objective(quantity="volume_change", target=(0.9, 1.1))]
+    )
     assert both.tolist() == pytest.approx([(1 + 0.4) / 2, (0 + 1) / 2])
 
 
-def test_an_unknown_quantity_names_what_there_is(crystal, rank):
-    with pytest.raises(ConfigError, match=r"screen.objectives.0.quantity = 'band_gap'.*volume_change"):
+def test_a_quantity_that_a_store_lacks_names_what_there_is(crystal, rank):
+    with pytest.raises(ConfigError, match=r"screen.objectives.0.quantity = 'relaxation_steps'.*volume_change"):
         rank(
             [[("a", crystal["perovskite"]("K", "Mg", "F", 4.0), -1.0)]],
-            objectives=(Objective(quantity="band_gap", direction="minimize"),),
+            objectives=(Objective(quantity="relaxation_steps", direction="minimize"),),
         )
 
 

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from sluice.config import RelaxSettings
+from sluice.config import RANKABLE, RelaxSettings
 from sluice.crystals import Crystals
 from sluice.models.potential import Relaxed
+from sluice.schemas import SCHEMAS
 from sluice.screen import relax_candidates as module
 from sluice.screen.relax_candidates import failure, perturb, relax_candidates
 from sluice.store import Store
@@ -102,3 +103,12 @@ def test_a_batch_with_nothing_to_do_gives_an_empty_store(crystal, write_store, r
     with Store(relax(none, name="none_out.h5"), "relaxed") as store:
         assert len(store) == 0
         assert store.counts["in"] == 0
+
+
+def test_what_can_be_ranked_by_is_what_is_written(crystal, write_store, relax):
+    """The configuration's list of quantities, which must not import the table of schemas or this step."""
+    path = write_store("selected.h5", "selected", [crystal["perovskite"]("K", "Mg", "F", 4.0)], ["c1"])
+    with Store(relax(path, batch=1), "relaxed") as store:
+        written = {name for name, column in store.columns.items() if column.dtype[0] in "fiu"}
+    assert set(RANKABLE) == written and len(set(RANKABLE)) == len(RANKABLE)
+    assert {name for name, column in SCHEMAS["relaxed"][1].items() if column.dtype[0] in "fiu"} <= set(RANKABLE)
