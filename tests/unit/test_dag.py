@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from sluice import dag
-from sluice.config import Config
+from sluice.config import Config, CurateSettings, FilesSettings, Objective, ScreenSettings
 
 
 def round_(number: int) -> SimpleNamespace:
@@ -66,3 +66,25 @@ def test_every_step_states_its_revision_and_one_without_is_an_error():
     assert dag.revision("train.train_screener") >= 1
     with pytest.raises(ValueError, match="REVISION"):
         dag.revision("train.common")
+
+
+def test_files_of_the_user_are_inputs(tmp_path):
+    assert dag.user_files(CurateSettings()) == []
+    folder = tmp_path / "cifs"
+    (folder / "deeper").mkdir(parents=True)
+    for name in ("b.cif", "a.CIF", "deeper/c.cif", "{d}.cif", "notes.txt"):
+        (folder / name).write_text("")
+    table = tmp_path / "energies.csv"
+    settings = CurateSettings(source="files", files=FilesSettings(path=folder, properties=table))
+    names = [str(folder / name) for name in ("a.CIF", "b.cif", "deeper/c.cif")]
+    assert dag.user_files(settings) == [*names, str(table)]
+    single = CurateSettings(source="files", files=FilesSettings(path=tmp_path / "all.extxyz"))
+    assert dag.user_files(single) == [str(tmp_path / "all.extxyz")]
+    unused = CurateSettings(source="build", files=FilesSettings(path=folder))
+    assert dag.user_files(unused) == []
+
+
+def test_models_of_objectives_are_inputs():
+    assert dag.objective_models(ScreenSettings()) == []
+    by_model = Objective(quantity="output", model=Path("m.ckpt"), direction="maximize")
+    assert dag.objective_models(ScreenSettings(objectives=(by_model,))) == ["m.ckpt"]

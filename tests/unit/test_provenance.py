@@ -28,6 +28,22 @@ def test_digests(tmp_path):
     assert provenance.sha256_of_text("Å") == hashlib.sha256("Å".encode()).hexdigest()
 
 
+def test_digest_of_a_folder_is_that_of_its_crystals(tmp_path):
+    def digest() -> str:
+        return provenance.sha256_of_file(tmp_path)
+
+    (tmp_path / "deeper").mkdir()
+    for name in ("b.cif", "a.cif", "deeper/c.cif"):
+        (tmp_path / name).write_text(name)
+    first = digest()
+    (tmp_path / "notes.txt").write_text("of no matter")
+    assert digest() == first
+    (tmp_path / "deeper" / "c.cif").write_text("edited")
+    second = digest()
+    (tmp_path / "a.cif").rename(tmp_path / "d.cif")
+    assert len({first, second, digest()}) == 3
+
+
 def test_versions_of_what_decides_results():
     versions = json.loads(provenance.created_with())
     assert versions["python"] == platform.python_version()

@@ -2,6 +2,8 @@
 
 
 rule collect_crystals:
+    input:
+        files=user_files(CAMPAIGN.curate),
     output:
         crystals="curate/crystals.h5",
     log:

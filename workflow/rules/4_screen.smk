@@ -211,6 +211,7 @@ rule rank_candidates:
         ),
         known="curate/dataset.h5",
         earlier=earlier_shortlists,
+        models=objective_models(CAMPAIGN.screen),
     output:
         ranked="round_{round}/screen/ranked.h5",
     log:

@@ -6,10 +6,12 @@ from sluice.dag import (
     earlier_shortlists,
     earlier_validated,
     memory_mb,
+    objective_models,
     prefer_this_python,
     revision,
     runtime_minutes,
     settings_json,
+    user_files,
 )
 
 ROUNDS = list(range(1, CAMPAIGN.rounds + 1))

@@ -12,6 +12,9 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel
 
+from sluice.config import CurateSettings, ScreenSettings
+from sluice.provenance import crystal_files
+
 
 class Wildcards(Protocol):
     """Snakemake's wildcards of a job; ``round`` counts from 1."""
@@ -47,6 +50,24 @@ def revision(step: str) -> int:
     if found is None:
         raise ValueError(f"{path}: no line `REVISION = <number>`")
     return int(found.group(1))
+
+
+def user_files(settings: CurateSettings) -> list[str]:
+    """The user's own files as inputs: every CIF of a folder (or the one file) and the CSV; none if the project builds.
+
+    Names with braces, which Snakemake would read as wildcards, are left out: an edit of those goes unnoticed.
+    """
+    paths: list[Path] = []
+    files = settings.files
+    if settings.source == "files" and files.path is not None:
+        paths = crystal_files(files.path) + ([files.properties] if files.properties is not None else [])
+    return [name for name in map(str, paths) if not {"{", "}"} & set(name)]
+
+
+def objective_models(settings: ScreenSettings) -> list[str]:
+    """The user's own models whose output candidates are ranked by, likewise."""
+    names = [str(objective.model) for objective in settings.objectives if objective.model is not None]
+    return [name for name in names if not {"{", "}"} & set(name)]
 
 
 def earlier_decision(wildcards: Wildcards) -> list[str]:

@@ -17,6 +17,8 @@ PACKAGES = (
     "atomate2", "snakemake", "h5py", "lightning-fabric",
 )  # fmt: skip
 
+CIF_SUFFIXES = (".cif",)
+
 
 @cache
 def git_commit() -> str:
@@ -49,8 +51,18 @@ def created_with() -> str:
     return json.dumps(versions, sort_keys=True)
 
 
+def crystal_files(path: Path) -> list[Path]:
+    """The CIF files anywhere in a folder, sorted; a file itself."""
+    if not path.is_dir():
+        return [path]
+    return sorted(p for p in path.rglob("*") if p.suffix.lower() in CIF_SUFFIXES and p.is_file())
+
+
 def sha256_of_file(path: Path) -> str:
-    """Digest of a file's bytes."""
+    """Digest of a file's bytes; of a folder, digest over the names and digests of its CIF files."""
+    if path.is_dir():
+        lines = [f"{sha256_of_file(p)}  {p.relative_to(path)}\n" for p in crystal_files(path)]
+        return sha256_of_text("".join(lines))
     digest = hashlib.sha256()
     with path.open("rb") as handle:
         while block := handle.read(1 << 20):

@@ -1,6 +1,8 @@
 """Collecting crystals: what is built and what is left to discover; what is read, and when too much of it is bad."""
 
 import csv
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -122,6 +124,21 @@ def test_files_are_read_and_bad_ones_listed(tmp_path, folder):
             "junk": UNPARSABLE,
         }
         assert all(failures.detail)
+
+
+def test_provenance_holds_the_digest_of_folder_and_table(tmp_path, folder):
+    table = tmp_path / "energies.csv"
+    table.write_text("id,formation_energy_ev_per_atom\ncubic,-1.0\nshifted,-0.5\n")
+
+    def digests() -> dict[str, str]:
+        with Store(collect(tmp_path, of_files(folder, properties=table)), "crystals") as store:
+            return json.loads(store.attributes["inputs_sha256"])
+
+    first = digests()
+    assert len(first) == 2
+    (folder / "shifted.cif").write_text(CIF.format(z="0.36"))
+    second = digests()
+    assert sorted(Path(name).name for name in second if second[name] != first[name]) == ["cifs"]
 
 
 def test_too_many_bad_rows_stop_with_the_list(tmp_path, folder):

@@ -22,6 +22,7 @@ from pymatgen.optimization.neighbors import find_points_in_spheres
 
 from sluice.crystals import Crystals
 from sluice.errors import BadDataError
+from sluice.provenance import CIF_SUFFIXES, crystal_files
 from sluice.store import Store
 from sluice.store_format import ID_DTYPE
 
@@ -38,7 +39,6 @@ LONG_ID = "id too long"
 PARSER_WORDS = {"exceeded tolerance": OVERLAP, "NaN": NOT_FINITE}
 MAX_ID = np.dtype(ID_DTYPE).itemsize
 MIN_VOLUME = 0.1  # Å³ per atom; flatter cells are no crystals
-CIF_SUFFIXES = (".cif",)
 XYZ_SUFFIXES = (".xyz", ".extxyz")
 STORE_SUFFIXES = (".h5", ".hdf5")
 
@@ -82,7 +82,7 @@ def read_crystals(path: Path, *, min_distance: float) -> Iterator[Reading]:
 def _read(path: Path) -> Iterator[Reading]:
     suffix = path.suffix.lower()
     if path.is_dir():
-        for file in sorted(p for p in path.rglob("*") if p.suffix.lower() in CIF_SUFFIXES and p.is_file()):
+        for file in crystal_files(path):
             yield from _read_cif(file)
     elif suffix in CIF_SUFFIXES:
         yield from _read_cif(path)

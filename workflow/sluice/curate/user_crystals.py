@@ -42,7 +42,7 @@ def write_user_crystals(settings: CurateSettings, campaign: str, crystals: Path,
     _judge(files.path, good, bad, settings.max_bad_fraction, report)
     energies = np.array([reading.values.get(ENERGY_COLUMN, np.nan) for reading in good], dtype=np.float64)
     found = Crystals.concatenate([reading.crystal for reading in good if reading.crystal is not None])
-    inputs = [path for path in (files.path, files.properties) if path is not None and path.is_file()]
+    inputs = [path for path in (files.path, files.properties) if path is not None]
     with StoreWriter(
         crystals,
         "crystals",
