@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 import pytest
 import yaml
 from helpers import REPOSITORY, SMALL, job_counts, sluice, snakemake, write_config
@@ -61,10 +64,15 @@ def finished(tmp_path_factory):
     """A campaign of two rounds that Snakemake takes for finished: every output is there, empty."""
     folder = tmp_path_factory.mktemp("finished")
     config = write_config(folder, **SMALL, rounds=2, screen={"relax": {"batches": 2}})
+    finish(config, folder / "results" / "small")
+    return config
+
+
+def finish(config, workdir):
+    """Make every output, empty."""
     listed = snakemake(config, "--dry-run", "--summary")
     assert listed.returncode == 0, listed.stderr
     lines = [line.split("\t") for line in listed.stdout.splitlines() if "\t" in line]
-    workdir = folder / "results" / "small"
     for name, *_ in lines[1:]:
         path = workdir / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +80,6 @@ def finished(tmp_path_factory):
     touched = snakemake(config, "--touch", "--forceall", "--cores", "1")
     assert touched.returncode == 0, touched.stdout + touched.stderr
     assert job_counts(config) == {}
-    return config
 
 
 def edited(config, **sections):
@@ -117,3 +124,31 @@ def test_name_and_description_of_results_do_not_matter_elsewhere(finished):
     counts = job_counts(edited(finished, validate={"protocol": "balanced"}))
     assert "collect_crystals" not in counts and "label_crystals" not in counts
     assert counts["compute_compounds"] == 4 and counts.get("train_generator", 0) <= 1
+
+
+def test_directory_that_cannot_be_written_is_a_message(tmp_path):
+    done = sluice("run", str(write_config(tmp_path, results="/proc/x")), "--until", "collect_crystals")
+    assert done.returncode == 2 and "/proc/x/halides cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_edit_of_the_users_files_reruns_curate(tmp_path):
+    folder, table, model = tmp_path / "cifs", tmp_path / "energies.csv", tmp_path / "own.ckpt"
+    folder.mkdir()
+    inputs = [folder / "a b.cif", table, model]
+    for path in (*inputs, folder / "{a}.cif"):
+        path.write_text("")
+    objective = {"quantity": "output", "model": str(model), "direction": "maximize"}
+    curate = SMALL["curate"] | {"source": "files", "files": {"path": str(folder), "properties": str(table)}}
+    config = write_config(tmp_path, **(SMALL | {"curate": curate}), screen={"objectives": [objective]})
+    finish(config, tmp_path / "results" / "small")
+    for path in inputs:
+        path.write_text("edited")
+        os.utime(path, (time.time() + 60,) * 2)
+        rerun = job_counts(config)
+        assert ("collect_crystals" in rerun) == (path != model) and "rank_candidates" in rerun, path
+        path.write_text("")
+        os.utime(path, (0, 0))
+        assert job_counts(config) == {}
+    (folder / "b.cif").write_text("")
+    assert "collect_crystals" in job_counts(config), "a file was added"

@@ -10,7 +10,7 @@ import pytest
 from sluice.config import Config
 from sluice.config_file import check_config
 from sluice.driver import doctor
-from sluice.errors import MissingProgramError
+from sluice.errors import ConfigError, MissingProgramError
 
 
 def configured(**values) -> Config:
@@ -57,7 +57,7 @@ def test_bare_machine(bare):
 
 def test_everything_missing_is_one_message(bare):
     with pytest.raises(MissingProgramError) as problem:
-        doctor.require_programs(configured())
+        doctor.require_machine(configured(), local=True)
     text = str(problem.value)
     assert all(word in text for word in ("pw.x: not found", "mpirun: not found", "sluice pseudos install", "apt-get"))
 
@@ -138,3 +138,53 @@ def test_environment_of_a_run(monkeypatch):
 def test_everything_is_looked_at():
     names = {check.name for check in doctor.examine(configured())}
     assert {"python packages", "GPU", "pw.x", "mpirun", "pseudopotentials", "results", "scratch", "SLURM"} <= names
+
+
+def refusal(config: Config, **how) -> str:
+    with pytest.raises(ConfigError) as problem:
+        doctor.require_machine(config, **({"local": True, "with_dft": False} | how))
+    return str(problem.value)
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """A machine on which every program is found."""
+    for name in ("check_code", "check_launcher", "check_pseudos"):
+        monkeypatch.setattr(doctor, name, lambda _, name=name: doctor.Check(name, True, ""))
+
+
+def test_directories_that_cannot_be_written_are_one_message(installed, tmp_path):
+    assert "results: /proc/x/halides cannot be written" in refusal(configured(results="/proc/x"))
+    (tmp_path / "file").write_text("")
+    values = {"library": "/proc/library", "scratch": str(tmp_path / "file")}
+    config = configured(results=str(tmp_path / "new"), validate=values)
+    text = refusal(config, with_dft=True)
+    assert "task library: /proc/library cannot be written" in text and "set validate.scratch" in text
+    assert "results" not in text and not (tmp_path / "new").exists()
+    doctor.require_machine(config, local=True, with_dft=False)
+
+
+def test_more_threads_than_cores_is_refused_on_this_machine_only(installed, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    config = configured(results=str(tmp_path), train={"threads": 3})
+    text = refusal(config)
+    assert "train.threads: 3" in text and "2 cores" in text
+    doctor.require_machine(config, local=False)
+    doctor.require_machine(configured(results=str(tmp_path), train={"threads": 2}), local=True)
+
+
+def test_more_ranks_than_the_runs_cores_is_refused(installed, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    config = configured(results=str(tmp_path), validate={"ranks": 3})
+    text = refusal(config, cores=2, with_dft=True)
+    assert "validate.ranks is 3" in text and "--cores" in text and "is 2" in text
+    doctor.require_machine(config, local=True, cores=2, with_dft=False)
+    doctor.require_machine(config, local=False, cores=2)
+    doctor.require_machine(config, local=True)
+
+
+def test_a_gpu_that_is_asked_for_must_be_there(installed, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    config = configured(results=str(tmp_path), train={"device": "cuda"})
+    assert "GPU: none that torch can use" in refusal(config)
+    doctor.require_machine(config, local=False)

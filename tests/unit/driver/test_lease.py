@@ -140,6 +140,13 @@ def test_unreadable_lease_is_replaced(tmp_path, text):
         assert read_lease(tmp_path).pid == os.getpid()
 
 
+@pytest.mark.parametrize("blocked", ["/proc/x/campaign", "file"])
+def test_directory_that_cannot_be_made_is_a_message(tmp_path, blocked):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LeaseError, match=r"cannot be written.*set results"), Lease(tmp_path / blocked):
+        pass
+
+
 RACER = """
 import sys, time
 from pathlib import Path

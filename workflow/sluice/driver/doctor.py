@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import subprocess
 import tempfile
@@ -14,7 +15,7 @@ from packaging.requirements import Requirement
 
 from sluice.config import Config
 from sluice.driver.launch import count_gpus, environment
-from sluice.errors import MissingProgramError, SluiceError
+from sluice.errors import ConfigError, MissingProgramError, SluiceError
 
 INSTALL_ESPRESSO = "apt-get install quantum-espresso (Debian, Ubuntu), conda install -c conda-forge qe, or a module"
 # A row of a store takes about 120 bytes (measured), and a candidate passes some five stores.
@@ -145,8 +146,8 @@ def _nearest(path: Path) -> Path:
 
 def check_directory(name: str, path: Path, needed: int, advice: str) -> Check:
     """Whether a directory (or the one it would be made in) can be written and has space."""
-    place = _nearest(path)
     try:
+        place = _nearest(path)
         with tempfile.NamedTemporaryFile(dir=place, prefix=".sluice-doctor-"):
             pass
         free = shutil.disk_usage(place).free
@@ -180,13 +181,51 @@ def examine(config: Config) -> list[Check]:
     ]
 
 
-def require_programs(config: Config) -> None:
-    """Refuse to start a campaign whose last stage could not run.
+def check_cores(config: Config, cores: int | None, *, with_dft: bool) -> list[Check]:
+    """Whether one training and one calculation find the cores that they are to run on.
+
+    Args:
+        config: the campaign's.
+        cores: what the run may use; None: all there are.
+        with_dft: whether calculations are part of the run.
+    """
+    there = len(os.sched_getaffinity(0))
+    given = there if cores is None else cores
+    threads, ranks = config.train.threads, config.validate_.ranks
+    found = [Check("train.threads", threads <= there, f"{threads}, but {there} cores may be used", f"at most {there}")]
+    if with_dft:
+        text = f"validate.ranks is {ranks}, but --cores (or the profile's cores) is {given}"
+        found.append(
+            Check("validate.ranks", ranks <= given, text, f"--cores {ranks}, or validate.ranks at most {given}")
+        )
+    return found
+
+
+def require_machine(config: Config, *, local: bool, cores: int | None = None, with_dft: bool = True) -> None:
+    """Refuse to start a campaign that could not run to its end.
+
+    Args:
+        config: the campaign's.
+        local: whether jobs run on this machine rather than on a cluster's nodes.
+        cores: what the run may use; None: all there are.
+        with_dft: whether first-principles calculations are part of the run.
 
     Raises:
         MissingProgramError: naming everything that is missing and what to do about it.
+        ConfigError: likewise, if no program is missing.
     """
-    missing = [c for c in (check_code(config), check_launcher(config), check_pseudos(config)) if c.ok is False]
-    if missing:
-        lines = [f"  {check.name}: {check.found}\n    -> {check.advice}" for check in missing]
-        raise MissingProgramError("the campaign cannot run:\n" + "\n".join(lines))
+    places = [("results", config.workdir, "set results to a directory that can be written")]
+    if with_dft:
+        places.append(("task library", config.library, "set validate.library to a directory that can be written"))
+        scratch = config.validate_.scratch or config.library
+        places.append(("scratch", scratch, "set validate.scratch to a directory that can be written"))
+    checks = [check_directory(name, path, 0, advice) for name, path, advice in places]
+    if local:
+        checks += [*check_cores(config, cores, with_dft=with_dft)]
+        checks += [check_gpu(config)] if config.train.device == "cuda" else []
+    programs = [check_code(config), check_launcher(config), check_pseudos(config)] if with_dft else []
+    problems = [check for check in (*checks, *programs) if check.ok is False]
+    if problems:
+        lines = [f"  {check.name}: {check.found}\n    -> {check.advice}" for check in problems]
+        kind = MissingProgramError if any(check.ok is False for check in programs) else ConfigError
+        raise kind("the campaign cannot run:\n" + "\n".join(lines))

@@ -100,6 +100,8 @@ class Workflow:
         self.profile = find_profile(options.profile, repository)
         settings = yaml.safe_load((self.profile / "config.yaml").read_text(encoding="utf-8")) or {}
         self.is_local = settings.get("executor", "local") == "local"
+        cores = options.cores if options.cores is not None else settings.get("cores")
+        self.cores = cores if isinstance(cores, int) else None  # None: all
 
     def command(self, *words: str) -> list[str]:
         """The command line, options of the run included."""

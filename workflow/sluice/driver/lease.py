@@ -101,7 +101,7 @@ class Lease:
         on_loss: called once if another driver has taken the lease (after a long suspension, say).
 
     Raises:
-        LeaseError: on entering, if a living driver holds it; names the holder.
+        LeaseError: on entering, if a living driver holds it (names the holder), or the directory cannot be written.
     """
 
     def __init__(
@@ -130,6 +130,16 @@ class Lease:
         return Holder(self._host, self._pid, self._start, slurm_job, self._beats, now, self._token)
 
     def __enter__(self) -> Lease:
+        try:
+            self._take()
+        except OSError as error:
+            raise LeaseError(
+                f"{self.workdir} cannot be written: {error.strerror or error}; set results to a directory of yours"
+            ) from error
+        self._thread.start()
+        return self
+
+    def _take(self) -> None:
         self.workdir.mkdir(parents=True, exist_ok=True)
         with self._guard() as alone:
             if self.path.exists():
@@ -147,8 +157,6 @@ class Lease:
             time.sleep(1.0)  # without locks another driver may have removed this lease as the dead one's: look again
             if not self._is_mine():
                 raise LeaseError(f"{self.workdir}: this campaign has just been taken by another driver.")
-        self._thread.start()
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._stop.set()

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from sluice.config import Config
 from sluice.config_file import load_config
-from sluice.driver.doctor import estimate_space, require_programs
+from sluice.driver.doctor import estimate_space, require_machine
 from sluice.driver.launch import (
     CONFIG_COPY,
     DRIVER_LOG,
@@ -52,13 +52,15 @@ def run_campaign(config: Config, options: RunOptions, console: Console) -> int:
 
     Raises:
         MissingProgramError: if the campaign's last stage could not run.
+        ConfigError: if directories cannot be written, or more cores or GPUs are asked for than there are.
         LeaseError: if another driver is at work.
     """
     folder = repository()
     rules = read_rules(folder / "workflow" / "rules")
     require_inside(list(rules), options.until)
-    if not options.until or any(rules[name].stage not in STAGES_WITHOUT_DFT for name in options.until):
-        require_programs(config)
+    workflow = Workflow(folder, config.workdir / CONFIG_COPY, options)
+    with_dft = not options.until or any(rules[name].stage not in STAGES_WITHOUT_DFT for name in options.until)
+    require_machine(config, local=workflow.is_local, cores=workflow.cores, with_dft=with_dft)
     _warn_of_space(config, console)
     began = time.monotonic()
     with _signals():
@@ -69,7 +71,7 @@ def run_campaign(config: Config, options: RunOptions, console: Console) -> int:
                 same = is_last_config(config) and not unsettled.exists()
                 if not same:
                     unsettled.touch()
-                workflow = Workflow(folder, store_config(config), options)
+                store_config(config)
                 dead = lease.previous.driver if lease.previous else None
                 settled = settle(config.workdir, rules, dead_driver=dead, same_config=same, snakemake=workflow.ask)
                 unsettled.unlink(missing_ok=True)
