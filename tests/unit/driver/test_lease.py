@@ -83,6 +83,18 @@ def test_other_host_with_an_old_heartbeat_is_succeeded(tmp_path):
         assert lease.previous.host == "elsewhere.invalid"
 
 
+def test_a_holder_elsewhere_can_beat_while_it_is_watched(tmp_path):
+    holder = Lease(tmp_path, heartbeat_seconds=0.2)
+    holder._host = "elsewhere.invalid"
+    with holder:
+        with (
+            pytest.raises(LeaseError, match=r"elsewhere\.invalid"),
+            Lease(tmp_path, heartbeat_seconds=1.0, stale_seconds=-60.0),
+        ):
+            pass
+        assert holder._is_mine()
+
+
 def test_clock_of_the_holder_does_not_matter(tmp_path):
     """A holder whose clock is a day behind or ahead lives as long as its file is renewed."""
     for skew in (-86400, 86400):

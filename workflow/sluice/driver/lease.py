@@ -141,22 +141,29 @@ class Lease:
 
     def _take(self) -> None:
         self.workdir.mkdir(parents=True, exist_ok=True)
+        # Watched outside the guard: a living holder needs the guard for every heartbeat.
+        seen = read_lease(self.workdir)
+        if seen is not None and is_alive(
+            seen, self.workdir, stale_seconds=self._stale, watch_seconds=2 * self._interval
+        ):
+            raise self._refusal(seen)
         with self._guard() as alone:
-            if self.path.exists():
-                self.previous = read_lease(self.workdir)
-                if self.previous is not None and is_alive(
-                    self.previous, self.workdir, stale_seconds=self._stale, watch_seconds=2 * self._interval
-                ):
-                    raise LeaseError(
-                        f"{self.workdir}: this campaign is being run by {self.previous.describe()}. "
-                        "Wait for it (`sluice status` shows how far it is) or stop it, then try again."
-                    )
-                self.path.unlink(missing_ok=True)
+            now = read_lease(self.workdir)
+            if now is not None and (seen is None or (now.token, now.heartbeat) != (seen.token, seen.heartbeat)):
+                raise self._refusal(now)  # it beat, or somebody else was faster
+            self.previous = now
+            self.path.unlink(missing_ok=True)
             self._create()
         if not alone:
             time.sleep(1.0)  # without locks another driver may have removed this lease as the dead one's: look again
             if not self._is_mine():
                 raise LeaseError(f"{self.workdir}: this campaign has just been taken by another driver.")
+
+    def _refusal(self, holder: Holder) -> LeaseError:
+        return LeaseError(
+            f"{self.workdir}: this campaign is being run by {holder.describe()}. "
+            "Wait for it (`sluice status` shows how far it is) or stop it, then try again."
+        )
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._stop.set()
