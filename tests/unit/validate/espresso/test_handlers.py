@@ -145,7 +145,16 @@ def test_what_trying_again_cannot_mend_is_given_up_at_once(case, tmp_path):
     directory = copy_case(case, tmp_path / "job")
     handler = next(x for x in h.all_handlers() if x.check(str(directory)))
     assert handler.correct(str(directory))["actions"] is None
-    assert "pw.x was started 1 times" in h.explain(directory)
+    assert h.History(directory).starts == 1
+
+
+@pytest.mark.parametrize("case", ["missing_pseudopotential", "no_slots", "killed_midway"])
+def test_the_reason_is_the_same_after_an_interruption(case, tmp_path):
+    directory = copy_case(case, tmp_path / "job")
+    before = h.explain(directory)
+    h.History(directory).add("start", number=2)
+    h.History(directory).add("end", exit_code=137)
+    assert h.explain(directory) == before
 
 
 def test_the_launchers_words_are_in_the_reason(tmp_path):

@@ -91,15 +91,15 @@ def finished(directory: Path) -> bool:
 
 
 def explain(directory: Path) -> str:
-    """Why a job failed, in one line."""
+    """Why a job failed, in one line that is the same whether or not the job was interrupted on its way."""
     now = diagnose(directory)
     reason = str(now.diagnosis)
     if now.output.error is not None:
         reason += f" {now.output.error[0]}: {now.output.error[1]}"
     elif now.diagnosis in (Diagnosis.NO_OUTPUT, Diagnosis.CRASH):
         lines = [line.strip() for line in now.stderr.splitlines() if line.strip(" -*")]
-        reason += f", exit code {now.history.exit_code()}" + (f": {lines[0][:200]}" if lines else "")
-    return f"{reason} (pw.x was started {now.history.starts} times)"
+        reason += f": {lines[0][:200]}" if lines else ""
+    return reason
 
 
 @dataclass(frozen=True)
