@@ -140,6 +140,8 @@ class History:
 def locked(directory: Path) -> Iterator[None]:
     """Hold a directory for one calculation; the lock ends with the process, however that ends.
 
+    On a file system without locks nothing is held; there the task's claim alone keeps others away.
+
     Raises:
         SluiceError: if another process holds it.
     """
@@ -148,9 +150,11 @@ def locked(directory: Path) -> Iterator[None]:
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             holder = os.pread(handle, 64, 0).decode(errors="replace") or "another process"
             raise SluiceError(f"{directory}: in use by {holder}; two pw.x in one directory spoil each other") from None
+        except OSError:
+            pass  # no locks here
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{os.uname().nodename}:{os.getpid()}".encode(), 0)
         yield
