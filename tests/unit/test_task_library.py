@@ -15,7 +15,8 @@ from pymatgen.core import Lattice, Structure
 from pymatgen.core.operations import SymmOp
 
 from sluice.config import Chemistry, ValidateSettings
-from sluice.task_claims import ClaimTaker, Holder, end_leftovers, holder_of
+from sluice.errors import SluiceError
+from sluice.task_claims import ClaimLostError, ClaimTaker, Holder, check_claim, end_leftovers, holder_of
 from sluice.task_library import (
     LibraryError,
     TaskLibrary,
@@ -206,7 +207,13 @@ def test_who_lost_its_claim_notices_and_does_not_publish(tmp_path: Path) -> None
         while not noticed and time.monotonic() < end:
             time.sleep(0.02)
         assert noticed == [True] and claim.lost.is_set()
+        (tmp_path / "task" / "work").mkdir()
+        (tmp_path / "task" / "work" / "pw.in").write_text("the new holder's")
         assert not library.publish(claim, {"converged": True})
+        assert not (tmp_path / "task" / "files.tar.xz").exists()
+        with pytest.raises(ClaimLostError):
+            check_claim(tmp_path / "task" / "work")
+    check_claim(tmp_path / "task" / "work")
     assert library.result("task") is None
 
 
@@ -295,6 +302,13 @@ def test_a_damaged_result_is_refused_by_name(tmp_path: Path, damage: str) -> Non
     assert library.result("task") is None
 
 
+def test_a_result_the_file_system_does_not_give_out_is_not_called_damaged(tmp_path: Path) -> None:
+    (tmp_path / "task" / "result.json").mkdir(parents=True)  # reading it is an OSError, as EIO and ESTALE are
+    with pytest.raises(SluiceError, match=r"result\.json: cannot be read now") as caught:
+        TaskLibrary(tmp_path).result("task")
+    assert not isinstance(caught.value, LibraryError)
+
+
 def publish_reference(library: TaskLibrary, element: str, **changes: object) -> None:
     record = {
         "converged": True,
@@ -312,14 +326,15 @@ def publish_reference(library: TaskLibrary, element: str, **changes: object) -> 
 def test_known_references_are_those_of_the_same_protocol_and_tier(tmp_path: Path) -> None:
     library = TaskLibrary(tmp_path)
     publish_reference(library, "Na")
+    publish_reference(library, "K", converged=False)
     publish_reference(library, "Cl", protocol="balanced")
     publish_reference(library, "O", tier_needed_by=["Fe"])
     settings = ValidateSettings(protocol="fast")
 
     def known(*elements: str) -> dict[str, bool]:
-        return known_references(tmp_path, ["Na", "Cl", "O"], settings, Chemistry(elements=elements))
+        return known_references(tmp_path, ["Na", "K", "Cl", "O"], settings, Chemistry(elements=elements))
 
-    assert known("Na", "Cl", "O") == {"Na": True, "Cl": False, "O": False}
+    assert known("Na", "Cl", "O") == {"Na": True, "K": False, "Cl": False, "O": False}
     assert known("Na", "Cl", "K")["Na"] is False  # a softer chemistry has a lower tier
     assert known("Na", "Cl", "Fe", "O")["Na"] is False  # a harder one a higher
     absent = known_references(tmp_path / "none", ["Na"], settings, Chemistry(elements=("Na", "Cl", "O")))

@@ -22,9 +22,16 @@ from types import TracebackType
 
 import psutil
 
+from sluice.errors import SluiceError
+
 HEARTBEAT_SECONDS = 15.0
 LEASE_SECONDS = 180.0
 _PREFIX = "claim."
+_entered: dict[Path, Claim] = {}  # claims whose blocks this process is in, by task directory
+
+
+class ClaimLostError(SluiceError):
+    """Another process has taken the task over; what we still did in its directory would spoil its work."""
 
 
 @cache
@@ -161,7 +168,7 @@ class Claim:
             beat += 1
             try:
                 if not self.is_ours():
-                    if self.on_lost is not None:
+                    if self.on_lost is not None and not self._stop.is_set():
                         self.on_lost()
                     return
                 _write_beat(self.directory, self.holder, beat)
@@ -169,11 +176,13 @@ class Claim:
                 continue  # a file system that is away for a moment; the lease is many heartbeats long
 
     def __enter__(self) -> Claim:
+        _entered[self.task_directory.resolve()] = self
         self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._stop.set()
+        _entered.pop(self.task_directory.resolve(), None)
         self._thread.join(timeout=2 * self._heartbeat_seconds)
         try:
             if self.is_ours():
@@ -192,6 +201,22 @@ class Claim:
                 former.rmdir()
             except OSError:
                 continue
+
+
+def check_claim(directory: Path) -> None:
+    """Before something is started or written inside a task's directory: see that our claim on it still counts.
+
+    Directories that this process holds no claim on are nobody's business here.
+
+    Raises:
+        ClaimLostError: if another process has taken the task over.
+    """
+    where = directory.resolve()
+    for task_directory, claim in list(_entered.items()):
+        if where.is_relative_to(task_directory) and not claim.is_ours():
+            raise ClaimLostError(
+                f"{task_directory.name}: another process has taken this task over; resume to wait for it"
+            )
 
 
 def _write_beat(directory: Path, holder: Holder, beat: int) -> None:

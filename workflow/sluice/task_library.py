@@ -170,12 +170,17 @@ def read_result(path: Path) -> dict[str, Any] | None:
 
     Raises:
         LibraryError: if it is damaged.
+        SluiceError: if the file system does not give it out now, which says nothing about the result.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise SluiceError(
+            f"{path}: cannot be read now ({error.strerror or error}); see to the file system and resume"
+        ) from error
+    except ValueError as error:
         raise LibraryError(f"{path}: cannot be read ({error}); delete it to have the task computed again") from error
     if not isinstance(record, dict) or record.get("digest") != _digest(record):
         raise LibraryError(f"{path}: does not match its digest (damaged or edited); delete it to compute it again")
@@ -282,6 +287,8 @@ class TaskLibrary:
         Returns:
             Whether it was published; not if the claim had been lost.
         """
+        if not claim.is_ours():  # the files are the new holder's
+            return False
         directory = claim.task_directory
         work = directory / WORK_DIRECTORY
         if work.is_dir():
@@ -323,8 +330,9 @@ def known_references(
 ) -> dict[str, bool]:
     """Which elemental references the library already holds for a campaign, for estimates of cost.
 
-    A reference's record says which elements its cutoff tier covers and which of them need it, so that no table of
-    cutoffs is asked here. Versions and pseudopotentials are looked at when the tasks are planned.
+    A record says which elements its cutoff tier covers and which of them need it, so that no table of cutoffs is asked
+    here; a failed calculation is not a known reference. Versions and pseudopotentials are looked at when the tasks are
+    planned.
 
     Args:
         library: the task library; need not exist.
@@ -336,6 +344,11 @@ def known_references(
 
     def fits(record: Mapping[str, Any]) -> bool:
         alike = (record.get("code"), record.get("protocol")) == (settings.code, settings.protocol)
-        return alike and wanted <= set(record["tier_covers"]) and bool(wanted & set(record["tier_needed_by"]))
+        return (
+            bool(record.get("converged"))
+            and alike
+            and wanted <= set(record["tier_covers"])
+            and bool(wanted & set(record["tier_needed_by"]))
+        )
 
     return {element: any(fits(record) for record in shelf.references(element)) for element in elements}

@@ -14,6 +14,7 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from sluice.errors import SluiceError
+from sluice.task_claims import check_claim
 from sluice.task_library import TaskLibrary
 from sluice.validate.run_batch import BatchRunner, Record, Task, failure_record
 
@@ -141,6 +142,49 @@ def test_sigterm_ends_the_calculation_and_frees_the_task_at_once(tmp_path: Path)
     assert state_of(int(started.read_text())) in ("Z", "")
     claim = TaskLibrary(tmp_path / "dft").try_claim("task-00")
     assert claim is not None and not claim.taken_over
+
+
+def test_a_step_that_lost_its_claim_ends_as_a_whole(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+
+    def step() -> None:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what a step does
+
+        def hang(task: Task, work: Path, scratch: Path) -> Record:
+            started.write_text("yes")
+            time.sleep(600)
+            return converged(0.0)
+
+        BatchRunner(TaskLibrary(tmp_path / "dft", heartbeat_seconds=0.1), hang).run([make_task(0, 0)], 0)
+
+    process = FORK.Process(target=step)
+    process.start()
+    wait_for(started)
+    (tmp_path / "dft" / "task-00" / "claim.0002").mkdir()  # what a taker does
+    process.join(timeout=20)
+    assert process.exitcode == 143
+    assert TaskLibrary(tmp_path / "dft").result("task-00") is None
+
+
+def test_who_lost_a_claim_outside_a_step_goes_on_with_other_tasks(tmp_path: Path) -> None:
+    library = TaskLibrary(tmp_path / "dft", heartbeat_seconds=0.1)
+
+    def compute(task: Task, work: Path, scratch: Path) -> Record:
+        if task.task_id == "task-00":
+            (work.parent / "claim.0002").mkdir()
+            check_claim(work)
+        else:  # the other process finishes the first
+            (library.directory("task-00") / "claim.0002" / "released.json").touch()
+            other = library.try_claim("task-00")
+            assert other is not None
+            with other:
+                library.publish(other, converged(-3.0))
+        return converged(-1.0)
+
+    runner = BatchRunner(library, compute, poll_seconds=0.05)
+    records = runner.run([make_task(0, 0), make_task(1, 0)], 0)
+    assert runner.computed == ["task-01"]
+    assert [records[name]["energy_ev_per_atom"] for name in ("task-00", "task-01")] == [-3.0, -1.0]
 
 
 def test_who_has_nothing_left_to_do_waits_for_tasks_of_its_own_that_others_compute(tmp_path: Path) -> None:

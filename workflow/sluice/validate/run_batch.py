@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from rich.console import Console
 
 from sluice.errors import SluiceError
 from sluice.step import report_progress
-from sluice.task_claims import Claim, end_leftovers
+from sluice.task_claims import Claim, ClaimLostError, end_leftovers
 from sluice.task_library import LibraryError, TaskLibrary
 
 POLL_SECONDS = 2.0
@@ -156,6 +157,10 @@ class BatchRunner:
         scratch = scratch_directory(self.library, task_id, self.scratch)
 
         def stop() -> None:
+            # Where a step turned SIGTERM into SystemExit, end it as a whole: custodian would take the killed program
+            # for a crash and start it again in the new holder's directory. Elsewhere ``check_claim`` stops the task.
+            if callable(signal.getsignal(signal.SIGTERM)):
+                os.kill(os.getpid(), signal.SIGTERM)
             end_leftovers([self.library.work_directory(task_id), scratch])
 
         return self.library.try_claim(task_id, on_lost=stop)
@@ -192,7 +197,11 @@ class BatchRunner:
         work.mkdir(parents=True, exist_ok=True)
         scratch.mkdir(parents=True, exist_ok=True)
         console.print(f"{task.task_id}: {task.candidate_id} ({task.structure.composition.reduced_formula}) starts")
-        record = self._compute(task, work, scratch)
+        try:
+            record = self._compute(task, work, scratch)
+        except ClaimLostError as error:
+            console.print(str(error))
+            return
         record |= {"kind": task.kind, "element": task.element, "tier": task.tier, "max_attempts": self.max_attempts}
         record["scope"] = self.scope
         if self.library.publish(claim, record, scratch=scratch):

@@ -1,5 +1,7 @@
 """Launching, locks, geometry and custody, with stored outputs in pw.x's place."""
 
+import errno
+import fcntl
 import subprocess
 import sys
 import time
@@ -11,6 +13,7 @@ from espresso_stand_ins import WARNINGS, copy_case, make_player, silicon
 from pymatgen.core import Lattice, Structure
 
 from sluice.errors import MissingProgramError, SluiceError
+from sluice.task_claims import ClaimLostError, ClaimTaker
 from sluice.validate.espresso.inputs import EspressoInputs
 from sluice.validate.espresso.run import (
     EspressoJob,
@@ -62,6 +65,27 @@ def test_a_directory_is_used_by_one_at_a_time(tmp_path):
         pass
     with locked(tmp_path):
         pass
+
+
+def test_a_file_system_without_locks_is_not_called_in_use(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with locked(tmp_path):
+        assert (tmp_path / "lock").read_text()
+
+
+def test_pw_is_not_started_again_where_another_process_took_the_task_over(prepared, tmp_path):
+    claim = ClaimTaker().try_claim(tmp_path)
+    thief = tmp_path / "pw-robbed"
+    thief.write_text(f"#!/bin/sh\nmkdir {tmp_path}/claim.0002\nexit 9\n")  # taken over while it runs; then killed
+    thief.chmod(0o755)
+    with claim, pytest.raises(ClaimLostError):
+        run_espresso(prepared, launch=Launch("", 1, str(thief)), **TINY)
+    history = History(prepared)
+    assert (history.starts, history.failures) == (1, 0)
+    assert history.interrupted()
 
 
 def test_overlapping_atoms_never_reach_pw(tmp_path):

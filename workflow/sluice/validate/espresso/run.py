@@ -24,6 +24,7 @@ from custodian.custodian import CustodianError, Job
 from pymatgen.core import Element, Structure
 
 from sluice.errors import MissingProgramError, SluiceError
+from sluice.task_claims import check_claim
 from sluice.validate.espresso.inputs import ERROR_FILE, INPUT_FILE, OUTPUT_FILE, PREFIX, EspressoInputs
 from sluice.validate.espresso.outputs import read_output
 
@@ -263,6 +264,7 @@ class EspressoJob(Job):
     def setup(self, directory: str = "./") -> None:
         """Check the geometry; after an interruption continue from the last geometry and density."""
         here = Path(directory)
+        check_claim(here)
         inputs = EspressoInputs.read(here)
         history = History(here)
         if record_interruption(here, self.launch.ranks):
@@ -275,8 +277,13 @@ class EspressoJob(Job):
         inputs.write(here)
 
     def run(self, directory: str = "./") -> None:
-        """Run pw.x to its end and write down what it cost."""
+        """Run pw.x to its end and write down what it cost.
+
+        Raises:
+            ClaimLostError: if another process has the task now; custodian passes it on and corrects nothing.
+        """
         here = Path(directory)
+        check_claim(here)
         history = History(here)
         inputs = EspressoInputs.read(here)
         for name in (OUTPUT_FILE, ERROR_FILE):
@@ -297,6 +304,7 @@ class EspressoJob(Job):
                 process.kill()
                 process.wait()
                 raise
+        check_claim(here)
         output = read_output(here / OUTPUT_FILE, inputs.structure)
         history.add(
             "end",
