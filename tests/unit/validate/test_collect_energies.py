@@ -74,9 +74,18 @@ def test_formation_energies_raw_and_corrected(tmp_path: Path, monkeypatch: pytes
         assert store.column("parent_rank").tolist() == [1, 2, 3, 4]
         assert store.column("confirmed").all() and store.column("novel").all()
         assert set(store.text("protocol")) == {"fast"} and set(store.text("code")) == {"espresso"}
-        assert [v.decode() for v in store.rows().parent_id] == NAMES
         assert store.counts["in"] == store.counts["out"] == 4
         assert (store.attributes["campaign"], store.attributes["round"]) == ("halides", 2)
+
+
+def test_parents_are_those_of_the_shortlist_in_every_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_table(monkeypatch)
+    folder = validate(tmp_path).parent
+    for name in ("tasks", "references_0", "compounds_0", "compounds_1", "validated"):
+        with Store(folder / f"{name}.h5") as store:
+            parents = [value.decode() for value in store.rows().parent_id]
+            assert len(parents) > 0
+            assert parents == ["" if i.startswith("ref-") else f"{i}-drawn" for i in store.ids()], name
 
 
 def test_known_crystals_are_not_confirmed_whatever_their_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

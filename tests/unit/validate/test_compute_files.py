@@ -21,7 +21,7 @@ from sluice.validate.collect_energies import collect_energies
 from sluice.validate.compute_compounds import compute_compounds
 from sluice.validate.compute_files import FileEnergy, dft_files
 from sluice.validate.compute_references import compute_references
-from sluice.validate.espresso.pseudos import find_pseudos
+from sluice.validate.espresso.pseudos import find_pseudos, pseudo_table
 from sluice.validate.plan_tasks import plan_tasks
 
 pytestmark = pytest.mark.filterwarnings("ignore:Set OLD_ERROR_HANDLING:DeprecationWarning")  # spglib
@@ -70,6 +70,11 @@ def test_good_files_get_energies_and_bad_ones_a_reason(tmp_path: Path, monkeypat
     with Store(tmp_path / "energies.h5", "results") as store:
         assert store.ids() == ["halite", "periclase"]
         assert store.counts["in"] == 6 and store.counts["failed"] == 4
+        digests = [{el: pseudo_table()[el].sha256[:12] for el in pair} for pair in (("Cl", "Na"), ("Mg", "O"))]
+        texts = [" ".join(f"{el}:{digest}" for el, digest in found.items()) for found in digests]
+        assert store.text("pseudos") == texts == [rows[0]["pseudos"], rows[5]["pseudos"]]
+        assert store.rows().parent_id.tolist() == [b"", b""]
+    assert rows[1]["pseudos"] == ""
     for words in ("halite.cif", "-2.307", "partially occupied"):
         assert words in text.getvalue()
 

@@ -71,12 +71,13 @@ def rock_salt(a: str, b: str, length: float) -> Structure:
 
 
 def write_store(path: Path, schema: str, names: Sequence[str], crystals: Sequence[Structure], **given: Any) -> Path:
-    """A store with zeros where nothing is given."""
+    """A store with zeros where nothing is given; each of a shortlist's crystals has one it was relaxed from."""
     n = len(names)
     columns: dict[str, Any] = {
         name: np.zeros(n, column.dtype) if not column.dtype.startswith("S") else [""] * n
         for name, column in SCHEMAS[schema][1].items()
     }
+    parents = [f"{name}-drawn" if schema == "shortlist" else "" for name in names]
     with StoreWriter(path, schema, campaign="halides", round_number=2) as writer:
-        writer.append(list(names), columns | given, crystals=Crystals.from_structures(crystals))
+        writer.append(list(names), columns | given, crystals=Crystals.from_structures(crystals), parent_id=parents)
     return path

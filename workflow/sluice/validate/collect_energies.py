@@ -96,6 +96,7 @@ def collect_energies(
     found = {result.energy.name: result for result in read_results(compounds)}
     with Store(shortlist, "shortlist") as store:
         names, origin = store.ids(), lineage(store)
+        parents = store.rows().parent_id
         given = {name: store.column(name) for name in ("rank", "mlip_formation_energy_ev_per_atom")}
     converged = [i for i, name in enumerate(names) if name in found and found[name].converged]
     relaxed = Crystals.from_structures([found[names[i]].structure for i in converged])
@@ -126,7 +127,7 @@ def collect_energies(
                 "protocol": settings.protocol,
             }
             columns: dict[str, Sequence[Any]] = {name: [value] for name, value in values.items()}
-            writer.append([names[i]], columns, crystals=crystal, parent_id=[names[i]])
+            writer.append([names[i]], columns, crystals=crystal, parent_id=parents[i : i + 1])
         for name in (name for name in names if name not in found or not found[name].converged):
             reason, detail = _why(name, found, unplanned)
             writer.drop([name], reason, kind="failed", detail=detail)

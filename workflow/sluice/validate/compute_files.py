@@ -28,7 +28,7 @@ from sluice.validate.energies import TotalEnergy
 from sluice.validate.espresso.sets import tier_for
 from sluice.validate.plan_tasks import Planner, deal
 from sluice.validate.run_batch import BatchRunner, Compute, Record, Task
-from sluice.validate.task_stores import Result, result_of
+from sluice.validate.task_stores import RESULT_COLUMNS, Result, result_of
 
 REVISION = 1
 MIN_DISTANCE = 0.5  # Å; closer atoms overlap
@@ -39,12 +39,12 @@ _COLUMNS = {
     "code": Column("S32"),
     "protocol": Column("S32"),
     "tier": Column("S16"),
-    "setup": Column("S128"),
+    **{name: RESULT_COLUMNS[name] for name in ("setup", "pseudos")},
 }
 CSV_FIELDS = (
     "id", "file", "formula", "space_group", "formation_energy_ev_per_atom", "formation_energy_corrected_ev_per_atom",
     "energy_ev_per_atom", "magnetization_mu_b_per_cell", "converged", "reason", "detail", "code", "protocol", "tier",
-    "setup", "cpu_seconds",
+    "setup", "pseudos", "cpu_seconds",
 )  # fmt: skip
 
 
@@ -228,10 +228,16 @@ def _row(entry: FileEnergy, settings: ValidateSettings) -> dict[str, object]:
         "code": settings.code,
         "protocol": settings.protocol,
         "tier": entry.task.tier if entry.task else "",
-        "setup": values.get("setup", ""),
         **{
             name: values.get(name, "")
-            for name in ("space_group", "energy_ev_per_atom", "magnetization_mu_b_per_cell", "cpu_seconds")
+            for name in (
+                "space_group",
+                "energy_ev_per_atom",
+                "magnetization_mu_b_per_cell",
+                "setup",
+                "pseudos",
+                "cpu_seconds",
+            )
         },
     }
 
@@ -260,7 +266,6 @@ def _write_store(path: Path, entries: Sequence[FileEnergy], settings: ValidateSe
             [entry.name for entry in done],
             {name: [row[name] for row in rows] for name in names},
             crystals=Crystals.from_structures([entry.result.structure for entry in done if entry.result]),
-            parent_id=[entry.name for entry in done],
         )
         for entry in entries:
             if entry not in done:

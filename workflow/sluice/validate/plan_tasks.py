@@ -73,7 +73,7 @@ class Planner:
         self.settings = settings
         self.calculator = Calculator(settings) if calculator is None else calculator
 
-    def compound(self, candidate_id: str, structure: Structure, tier: str) -> Task:
+    def compound(self, candidate_id: str, structure: Structure, tier: str, parent_id: str = "") -> Task:
         """The task of a compound.
 
         Raises:
@@ -81,7 +81,7 @@ class Planner:
         """
         for element in structure.symbol_set:
             reference_structure(element)
-        return self._task(candidate_id, "", prepare_structure(structure), tier)
+        return replace(self._task(candidate_id, "", prepare_structure(structure), tier), parent_id=parent_id)
 
     def reference(self, element: str, tier: str) -> Task:
         """The task of an elemental reference.
@@ -125,10 +125,11 @@ def plan_tasks(
     failed: list[tuple[str, str]] = []
     with Store(shortlist, "shortlist") as store:
         planner = Planner(settings) if len(store) else None
-        for name, structure in zip(store.ids(), store.crystals().structures(), strict=True):
+        parents = [value.decode() for value in store.rows().parent_id]
+        for name, parent, structure in zip(store.ids(), parents, store.crystals().structures(), strict=True):
             assert planner is not None
             try:
-                compounds.append(planner.compound(name, structure, tier))
+                compounds.append(planner.compound(name, structure, tier, parent))
             except SluiceError as error:
                 failed.append((name, str(error)))
         origin, came_in = lineage(store), len(store)

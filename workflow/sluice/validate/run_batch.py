@@ -38,6 +38,7 @@ class Task:
         tier: cutoff tier.
         estimated_cpu_seconds: expected cost.
         structure: what is computed.
+        parent_id: the candidate that a step made this one from; "" if none did.
     """
 
     task_id: str
@@ -48,6 +49,7 @@ class Task:
     tier: str
     estimated_cpu_seconds: float
     structure: Structure
+    parent_id: str = ""
 
 
 Record = dict[str, Any]

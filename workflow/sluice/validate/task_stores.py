@@ -48,7 +48,7 @@ def write_tasks(writer: StoreWriter, tasks: Sequence[Task]) -> None:
             "tier": [task.tier for task in tasks],
         },
         crystals=Crystals.from_structures([task.structure for task in tasks]),
-        parent_id=["" if task.element else task.candidate_id for task in tasks],
+        parent_id=[task.parent_id for task in tasks],
     )
 
 
@@ -57,6 +57,7 @@ def read_tasks(path: Path) -> list[Task]:
     with Store(path, "tasks") as store:
         columns = {name: store.column(name) for name in ("batch", "estimated_cpu_seconds")}
         texts = {name: store.text(name) for name in ("task_id", "kind", "element", "tier")}
+        parents = [value.decode() for value in store.rows().parent_id]
         return [
             Task(
                 task_id=texts["task_id"][i],
@@ -67,6 +68,7 @@ def read_tasks(path: Path) -> list[Task]:
                 tier=texts["tier"][i],
                 estimated_cpu_seconds=float(columns["estimated_cpu_seconds"][i]),
                 structure=structure,
+                parent_id=parents[i],
             )
             for i, (name, structure) in enumerate(zip(store.ids(), store.crystals().structures(), strict=True))
         ]
@@ -130,7 +132,7 @@ def write_results(
                 "pseudos": [_pseudos_text(row) for row in rows],
             },
             crystals=Crystals.from_structures([final_structure(t, r) for t, r in zip(tasks, rows, strict=True)]),
-            parent_id=["" if task.element else task.candidate_id for task in tasks],
+            parent_id=[task.parent_id for task in tasks],
         )
 
 
@@ -178,6 +180,7 @@ def result_of(task: Task, record: Record) -> Result:
         "attempts": record["attempts"],
         "continuations": record["continuations"],
         "setup": energy.setup,
+        "pseudos": _pseudos_text(record),
     }
     return Result(energy, values, final_structure(task, record))
 
