@@ -54,7 +54,10 @@ def irreducible_k_points(structure: Structure, grid: tuple[int, int, int], *, no
 def _free_atoms(structure: Structure) -> bool:
     """Whether symmetry leaves an atom anywhere to go."""
     cell: Any = (structure.lattice.matrix, structure.frac_coords, [site.specie.Z for site in structure])
-    found = spglib.get_symmetry_dataset(cell, symprec=0.01)
+    try:
+        found = spglib.get_symmetry_dataset(cell, symprec=0.01)
+    except spglib.error.SpglibError:  # instead of None, as other packages (ASE) set it
+        return True
     if found is None:
         return True
     for position in range(len(structure)):

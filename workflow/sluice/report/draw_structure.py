@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pymatgen.core import Element, Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 from scipy.spatial import ConvexHull, QhullError
+from spglib import SpglibError
 
 # ASSUME: a bond reaches to the nearest unlike neighbours of both its atoms, within 15 %; for drawing only.
 BOND_TOLERANCE = 1.15
@@ -27,7 +28,7 @@ def conventional_cell(structure: Structure, symprec: float = 0.1) -> Structure:
     """The conventional standard cell, or the given one where spglib finds none."""
     try:
         return SpacegroupAnalyzer(structure, symprec=symprec).get_conventional_standard_structure()
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, SpglibError):
         return structure
 
 

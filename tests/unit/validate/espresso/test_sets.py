@@ -86,6 +86,17 @@ def test_only_stated_elements_start_spin_polarized():
     assert set(every.starting_moments) == {"Fe", "Al"}
 
 
+@pytest.mark.parametrize("setting", ["true", "false"])
+@pytest.mark.filterwarnings("ignore:Set OLD_ERROR_HANDLING:DeprecationWarning")
+def test_no_symmetry_is_answered_alike_whichever_way_spglib_reports_it(setting, monkeypatch):
+    monkeypatch.setenv("SPGLIB_OLD_ERROR_HANDLING", setting)  # ASE's FixSymmetry sets it to false
+    monkeypatch.setattr("spglib.error.OLD_ERROR_HANDLING", setting == "true", raising=False)
+    stacked = Structure(Lattice.cubic(4.0), ["Na", "Na"], [[0.0] * 3, [0.0] * 3])
+    with pytest.raises(SluiceError, match="no symmetry found"):
+        prepare_structure(stacked)
+    assert space_group_number(stacked) == 0
+
+
 def test_molecules_are_calculated_at_gamma():
     box = Structure(Lattice.orthorhombic(8, 8.5, 9), ["O", "O"], [[0.5, 0.5, 0.43], [0.5, 0.5, 0.57]])
     settings = calculation_settings(box, **OPTIONS, relax="ions", box=True, total_moment=2.0, nosym=True, magnetic=True)

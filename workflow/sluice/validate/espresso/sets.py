@@ -8,9 +8,9 @@ smearing and the same k spacing; formation energies across settings are refused 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import spglib
@@ -228,7 +228,7 @@ def prepare_structure(structure: Structure) -> Structure:
     Raises:
         SluiceError: if spglib finds no symmetry (atoms on top of each other).
     """
-    found = spglib.standardize_cell(_cell(structure), to_primitive=True, no_idealize=False, symprec=SYMMETRY_TOLERANCE)
+    found = _ask_spglib(spglib.standardize_cell, structure, to_primitive=True, no_idealize=False)
     if found is None:
         raise SluiceError(
             f"{structure.composition.reduced_formula}: no symmetry found; are atoms on top of each other?"
@@ -238,6 +238,14 @@ def prepare_structure(structure: Structure) -> Structure:
     return Structure(Lattice(lattice), np.asarray(numbers)[order].tolist(), np.asarray(frac)[order] % 1.0)
 
 
+def _ask_spglib(function: Callable[..., Any], structure: Structure, **options: Any) -> Any:
+    """Spglib's answer, None where it has none: it returns that or raises, as other packages (ASE) set it."""
+    try:
+        return function(_cell(structure), symprec=SYMMETRY_TOLERANCE, **options)
+    except spglib.error.SpglibError:
+        return None
+
+
 def _cell(structure: Structure) -> tuple[list[list[float]], list[list[float]], list[int]]:
     """What spglib takes for of a structure."""
     return structure.lattice.matrix.tolist(), structure.frac_coords.tolist(), [site.specie.Z for site in structure]
@@ -245,5 +253,5 @@ def _cell(structure: Structure) -> tuple[list[list[float]], list[list[float]], l
 
 def space_group_number(structure: Structure) -> int:
     """International number; 0 if spglib finds none."""
-    found = spglib.get_symmetry_dataset(_cell(structure), symprec=SYMMETRY_TOLERANCE)
+    found = _ask_spglib(spglib.get_symmetry_dataset, structure)
     return 0 if found is None else int(found.number)
