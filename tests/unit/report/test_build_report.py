@@ -23,6 +23,8 @@ from sluice.errors import SluiceError, StoreError
 from sluice.report.build_report import build_report
 from sluice.report.funnel import CANDIDATE_STEPS
 from sluice.report.summarize import VALIDATED_KEYS, summary_table
+from sluice.report.validated import read_failed
+from sluice.store import Store
 
 pytestmark = pytest.mark.filterwarnings("ignore:Set OLD_ERROR_HANDLING:DeprecationWarning")  # spglib
 
@@ -78,14 +80,51 @@ def test_every_sum_holds_and_batches_are_summed(built):
 def test_validated_rows_are_sorted_and_finite_json(built, campaign):
     rows = built["summary"]["validated"]
     assert sum(row["confirmed"] for row in rows) == campaign.confirmed > 0
+    assert [row["converged"] for row in rows] == [True] * (len(rows) - 1) + [False]
     energies = [row["formation_energy_ev_per_atom"] for row in rows if row["confirmed"]]
     assert energies == sorted(energies)
     corrected = [row["formation_energy_corrected_ev_per_atom"] for row in rows]
     assert None in corrected and any(value is not None for value in corrected)
 
 
+def test_failed_candidates_are_rows_with_their_reason(built, campaign):
+    with Store(campaign.folder / "round_1/screen/shortlist.h5") as store:
+        last = len(store) - 1
+        name, formula = store.ids()[last], store.crystals().structure(last).composition.reduced_formula
+        group = int(store.column("relaxed_space_group")[last])
+        mlip = float(store.column("mlip_formation_energy_ev_per_atom")[last])
+    (row,) = [row for row in built["summary"]["validated"] if row["reason"]]
+    assert row == {
+        "id": name, "confirmed": False, "formula": formula, "space_group": group,
+        "formation_energy_ev_per_atom": None, "formation_energy_corrected_ev_per_atom": None,
+        "mlip_formation_energy_ev_per_atom": mlip, "code": "espresso", "protocol": "fast", "converged": False,
+        "cif": None, "reason": "scf not converged",
+    }  # fmt: skip
+    with (built["folder"] / "validated.csv").open(encoding="utf-8") as handle:
+        cells = list(csv.DictReader(handle))[-1]
+    assert (cells["id"], cells["reason"], cells["cif"], cells["converged"]) == (name, "scf not converged", "", "false")
+    listed = built["html"].partition('<table id="dft-failed">')[2].partition("</table>")[0]
+    assert name in listed and "scf not converged" in listed
+
+
+def test_version_of_the_dft_code_is_among_the_versions(built):
+    assert built["summary"]["versions"]["quantum-espresso"] == "6.7"
+    assert list(built["summary"]["versions"]) == sorted(built["summary"]["versions"])
+
+
+def test_a_failure_that_was_never_sent_is_an_error(campaign, tmp_path):
+    mixed = copy_of(campaign, tmp_path)
+    with pytest.raises(SluiceError, match="failed but is not in"):
+        read_failed(
+            {1: mixed.folder / "round_1/validate/validated.h5"},
+            {1: make_campaign(tmp_path / "x" / "fluorides", candidates=0).folder / "round_1/screen/shortlist.h5"},
+            code="espresso",
+            protocol="fast",
+        )
+
+
 def test_cif_files_hold_the_crystals_with_their_symmetry(built):
-    rows = built["summary"]["validated"]
+    rows = [row for row in built["summary"]["validated"] if row["converged"]]
     assert {path.name for path in (built["folder"] / "cifs").iterdir()} == {Path(row["cif"]).name for row in rows}
     for row in rows:
         text = (built["folder"] / row["cif"]).read_text(encoding="utf-8")
@@ -100,7 +139,8 @@ def test_table_agrees_with_summary(built):
     rows = list(csv.DictReader(StringIO(text)))
     assert [row["id"] for row in rows] == [row["id"] for row in built["summary"]["validated"]]
     for row, other in zip(rows, built["summary"]["validated"], strict=True):
-        assert float(row["formation_energy_ev_per_atom"]) == other["formation_energy_ev_per_atom"]
+        raw = other["formation_energy_ev_per_atom"]
+        assert row["formation_energy_ev_per_atom"] == ("" if raw is None else str(raw))
         assert row["confirmed"] == str(other["confirmed"]).lower()
         missing = other["formation_energy_corrected_ev_per_atom"] is None
         assert (row["formation_energy_corrected_ev_per_atom"] == "") == missing
@@ -205,7 +245,8 @@ def test_table_for_the_terminal_lists_the_confirmed(built):
     Console(file=text, width=200).print(summary_table(built["summary"]))
     shown = text.getvalue()
     for row in built["summary"]["validated"]:
-        assert (row["cif"] in shown) == row["confirmed"]
+        assert (row["cif"] is not None and row["cif"] in shown) == row["confirmed"]
+    assert "DFT of 1 failed" in shown
     first = built["summary"]["validated"][0]
     assert f"{first['formation_energy_ev_per_atom']:.3f}" in shown
 

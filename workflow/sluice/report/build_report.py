@@ -9,14 +9,14 @@ from pathlib import Path
 from sluice.attempts import ATTEMPTS_FILE
 from sluice.config import Config
 from sluice.report.costs import read_costs
-from sluice.report.funnel import read_funnel
+from sluice.report.funnel import TASK_STEPS, read_funnel, store_paths
 from sluice.report.page import make_page
-from sluice.report.provenance import campaign_stores
+from sluice.report.provenance import calculations, campaign_stores
 from sluice.report.summarize import make_summary, read_versions
-from sluice.report.validated import cif_text, csv_text, read_validated, write_cifs
+from sluice.report.validated import cif_text, csv_text, read_failed, read_validated, write_cifs
 from sluice.step import report_progress, run_step
 
-REVISION = 1
+REVISION = 2
 
 
 def _write(path: Path, text: str) -> None:
@@ -45,7 +45,7 @@ def build_report(
         configuration: the campaign's.
         html: the page, self-contained.
         summary: the same for machines, JSON.
-        table: the crystals that went through DFT, CSV.
+        table: the crystals that were sent to DFT, CSV.
         cifs: folder of their DFT-relaxed structures.
 
     Raises:
@@ -58,16 +58,24 @@ def build_report(
     funnel = read_funnel(configuration, folder)
     costs = read_costs(folder / ATTEMPTS_FILE)
     rounds = range(1, len(decisions) + 1)
-    crystals = read_validated({n: folder / f"round_{n}/validate/validated.h5" for n in rounds})
+    validated = {n: folder / f"round_{n}/validate/validated.h5" for n in rounds}
+    shortlists = {n: folder / f"round_{n}/screen/shortlist.h5" for n in rounds}
+    crystals = read_validated(validated)
+    used = configuration.validate_
+    failed = read_failed(validated, shortlists, code=used.code, protocol=used.protocol)
+    rows = [crystal.row for crystal in crystals] + failed
     report_progress(1, 4, "parts", "crystals", force=True)
     texts = {Path(c.row["cif"]).name: cif_text(c.structure) for c in crystals}
-    versions = read_versions(campaign_stores(configuration, folder))
-    content = make_summary(configuration.campaign, funnel, crystals, versions, costs)
+    results = [p for step in TASK_STEPS[1:] for n in rounds for p in store_paths(step, configuration, folder, n)]
+    versions = read_versions(campaign_stores(configuration, folder)) | calculations(results).versions
+    content = make_summary(configuration.campaign, funnel, rows, dict(sorted(versions.items())), costs)
     report_progress(2, 4, "parts", "page", force=True)
-    page = make_page(configuration, folder, funnel=funnel, costs=costs, crystals=crystals, cifs=texts, summary=content)
+    page = make_page(
+        configuration, folder, funnel=funnel, costs=costs, crystals=crystals, failed=failed, cifs=texts, summary=content
+    )
     report_progress(3, 4, "parts", "files", force=True)
     write_cifs(cifs, texts)
-    _write(table, csv_text(crystals))
+    _write(table, csv_text(rows))
     _write(summary, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     _write(html, page)
 

@@ -32,7 +32,7 @@ from sluice.report.provenance import (
     decisions,
     describe_stores,
 )
-from sluice.report.validated import ValidatedCrystal, read_references
+from sluice.report.validated import Row, ValidatedCrystal, read_references
 from sluice.store import Store
 
 MOST_CRYSTALS = 300  # drawn and listed on the page; validated.csv has all
@@ -197,6 +197,7 @@ def make_page(
     funnel: Funnel,
     costs: Costs,
     crystals: list[ValidatedCrystal],
+    failed: list[Row],
     cifs: dict[str, str],
     summary: dict[str, Any],
 ) -> str:
@@ -208,7 +209,8 @@ def make_page(
         funnel: its sums.
         costs: its attempts.
         crystals: what came through DFT, best first.
-        cifs: their files' content by name.
+        failed: rows of the candidates whose DFT failed.
+        cifs: content of the crystals' files by name.
         summary: the content of ``summary.json``.
 
     Raises:
@@ -232,6 +234,8 @@ def make_page(
         figure_data={name: script_json(figure.to_json()) for name, figure in figures.items()},
         crystals=[c.row for c in crystals[:MOST_CRYSTALS]],
         n_crystals=len(crystals),
+        failed=failed[:MOST_FAILURES],
+        n_failed=len(failed),
         n_confirmed=n_confirmed,
         agreement={panel: text for panel, (_, text) in figures_crystals.dft_parity(crystals).items()},
         links={name: _data_link(text) for name, text in cifs.items()},

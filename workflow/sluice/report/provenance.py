@@ -50,6 +50,9 @@ def describe_stores(paths: Iterable[Path], folder: Path) -> list[StoreLine]:
     return lines
 
 
+_PACKAGES = {"espresso": "quantum-espresso"}  # by the configuration's name of the code
+
+
 @dataclass(frozen=True)
 class Calculations:
     """Settings of all DFT calculations.
@@ -61,6 +64,16 @@ class Calculations:
 
     setups: dict[str, int]
     pseudos: dict[str, str]
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Versions of the codes by package, several joined by commas; setups begin with code and version."""
+        found: dict[str, set[str]] = {}
+        for setup in self.setups:
+            words = setup.split(",")[0].split()
+            if len(words) == 2:
+                found.setdefault(_PACKAGES.get(words[0], words[0]), set()).add(words[1])
+        return {name: ", ".join(sorted(values)) for name, values in sorted(found.items())}
 
 
 def calculations(paths: Iterable[Path]) -> Calculations:

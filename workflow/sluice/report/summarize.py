@@ -12,13 +12,13 @@ from rich.text import Text
 
 from sluice.report.costs import Costs
 from sluice.report.funnel import Funnel
-from sluice.report.validated import ValidatedCrystal
+from sluice.report.validated import Row
 from sluice.store import Store
 
 VALIDATED_KEYS = (
     "id", "confirmed", "formula", "space_group", "formation_energy_ev_per_atom",
     "formation_energy_corrected_ev_per_atom", "mlip_formation_energy_ev_per_atom", "code", "protocol", "converged",
-    "cif",
+    "cif", "reason",
 )  # fmt: skip
 
 
@@ -33,7 +33,7 @@ def read_versions(paths: Iterable[Path]) -> dict[str, str]:
 
 
 def make_summary(
-    campaign: str, funnel: Funnel, crystals: list[ValidatedCrystal], versions: dict[str, str], costs: Costs
+    campaign: str, funnel: Funnel, rows: list[Row], versions: dict[str, str], costs: Costs
 ) -> dict[str, Any]:
     """The content of ``summary.json``.
 
@@ -42,7 +42,7 @@ def make_summary(
     return {
         "campaign": campaign,
         "funnel": [row.as_dict() for row in funnel.total()],
-        "validated": [{key: crystal.row[key] for key in VALIDATED_KEYS} for crystal in crystals],
+        "validated": [{key: row[key] for key in VALIDATED_KEYS} for row in rows],
         "versions": versions,
         "cpu_seconds": {step: round(cost.cpu_seconds, 2) for step, cost in costs.steps.items()},
         "rounds": [{"round": n, "funnel": [row.as_dict() for row in rows]} for n, rows in funnel.rounds.items()],
@@ -63,8 +63,10 @@ def summary_table(summary: dict[str, Any]) -> Table:
     """
     confirmed = [row for row in summary["validated"] if row["confirmed"]]
     tried = len(summary["validated"])
+    failed = sum(bool(row["reason"]) for row in summary["validated"])
     title = Text(f"{summary['campaign']}: {len(confirmed)} of {tried} crystals confirmed by DFT")
-    table = Table(title=title, caption="formation energies in eV/atom")
+    further = f"; DFT of {failed} failed, see the report" if failed else ""
+    table = Table(title=title, caption=f"formation energies in eV/atom{further}")
     for name in ("formula", "space group"):
         table.add_column(name)
     for name in ("raw", "MP2020-corrected", "CHGNet"):

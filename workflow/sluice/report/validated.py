@@ -1,4 +1,4 @@
-"""The crystals that went through DFT: rows for the page, ``validated.csv`` and CIF files."""
+"""The crystals that went through DFT or failed there: rows for the page, ``validated.csv`` and CIF files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ import numpy as np
 from pymatgen.core import Element, Structure
 from pymatgen.io.cif import CifWriter
 from pymatgen.symmetry.groups import sg_symbol_from_int_number
+from spglib import SpglibError
 
+from sluice.errors import SluiceError
 from sluice.store import Chunk, Store
 
 CSV_COLUMNS = (
@@ -23,6 +25,7 @@ CSV_COLUMNS = (
     "formation_energy_ev_per_atom", "formation_energy_corrected_ev_per_atom", "mlip_formation_energy_ev_per_atom",
     "energy_ev_per_atom", "magnetization_mu_b_per_cell", "volume_a3_per_atom", "density_g_per_cm3", "n_atoms",
     "rank", "code", "protocol", "setup", "task_id", "cpu_seconds", "wall_seconds", "attempts", "continuations", "cif",
+    "reason",
 )  # fmt: skip
 CIF_TOLERANCE = 0.01  # Å; the tolerance at which the DFT stage reports space groups
 _ENERGIES = (
@@ -33,12 +36,14 @@ _ENERGIES = (
     "magnetization_mu_b_per_cell",
 )
 
+Row = dict[str, Any]  # keys of CSV_COLUMNS, missing values None
+
 
 @dataclass(frozen=True)
 class ValidatedCrystal:
     """One crystal after DFT; ``row`` has the keys of ``CSV_COLUMNS``, missing numbers None."""
 
-    row: dict[str, Any]
+    row: Row
     structure: Structure
 
 
@@ -63,7 +68,7 @@ def file_name(candidate_id: str, taken: set[str]) -> str:
     return name
 
 
-def _row(chunk: Chunk, i: int, structure: Structure, round_number: int) -> dict[str, Any]:
+def _row(chunk: Chunk, i: int, structure: Structure, round_number: int) -> Row:
     value = {name: values[i] for name, values in chunk.columns.items()}
     group = int(value["space_group"])
     return {
@@ -89,6 +94,7 @@ def _row(chunk: Chunk, i: int, structure: Structure, round_number: int) -> dict[
         "wall_seconds": number(value["wall_seconds"]),
         "attempts": int(value["attempts"]),
         "continuations": int(value["continuations"]),
+        "reason": "",
     }
 
 
@@ -143,6 +149,55 @@ def read_validated(paths: dict[int, Path]) -> list[ValidatedCrystal]:
     return found
 
 
+def read_failed(validated: dict[int, Path], shortlists: dict[int, Path], *, code: str, protocol: str) -> list[Row]:
+    """The candidates whose DFT failed, by round and id: rows with a reason and without energies of DFT or a CIF.
+
+    Args:
+        validated: store of each round, whose failures these are.
+        shortlists: the candidates that were sent to DFT; formula, space group and CHGNet's energy are from there.
+        code: the configuration's.
+        protocol: likewise.
+
+    Raises:
+        StoreError: if a store is missing or damaged.
+        SluiceError: if a candidate failed that was not sent.
+    """
+    rows: list[Row] = []
+    for round_number, path in validated.items():
+        with Store(path, "validated") as store:
+            gone = store.failures()
+        reasons = {
+            i: why for i, kind, why in zip(gone.candidate_id, gone.kind, gone.reason, strict=True) if kind == "failed"
+        }
+        if not reasons:
+            continue
+        with Store(shortlists[round_number], "shortlist") as store:
+            sent, position = store.rows(), {name: i for i, name in enumerate(store.ids())}
+        for name, reason in sorted(reasons.items()):
+            if name not in position:
+                raise SluiceError(f"{path}: {name} failed but is not in {shortlists[round_number]}: of different runs?")
+            given = {"round": round_number, "reason": reason, "code": code, "protocol": protocol}
+            rows.append(_failed_row(sent, position[name]) | given)
+    return rows
+
+
+def _failed_row(sent: Chunk, i: int) -> Row:
+    assert sent.crystals is not None
+    structure, group = sent.crystals.structure(i), int(sent.columns["relaxed_space_group"][i])
+    return dict.fromkeys(CSV_COLUMNS) | {
+        "id": sent.candidate_id[i].decode(),
+        "parent_id": sent.parent_id[i].decode(),
+        "formula": structure.composition.reduced_formula,
+        "space_group": group,
+        "space_group_symbol": space_group_symbol(group),
+        "confirmed": False,
+        "converged": False,
+        "mlip_formation_energy_ev_per_atom": number(sent.columns["mlip_formation_energy_ev_per_atom"][i]),
+        "n_atoms": len(structure),
+        "rank": int(sent.columns["rank"][i]),
+    }
+
+
 def _last(energy: float | None) -> float:
     return float("inf") if energy is None else energy
 
@@ -151,17 +206,17 @@ def cif_text(structure: Structure) -> str:
     """CIF of the crystal with the symmetry that spglib finds, or P 1 where it finds none."""
     try:
         return str(CifWriter(structure, symprec=CIF_TOLERANCE))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, SpglibError):
         return str(CifWriter(structure))
 
 
-def csv_text(crystals: list[ValidatedCrystal]) -> str:
+def csv_text(rows: list[Row]) -> str:
     """``validated.csv``: missing values empty, flags as true/false."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
-    for crystal in crystals:
-        writer.writerow([_cell(crystal.row[name]) for name in CSV_COLUMNS])
+    for row in rows:
+        writer.writerow([_cell(row[name]) for name in CSV_COLUMNS])
     return text.getvalue()
 
 
