@@ -8,7 +8,7 @@ from sluice.crystals import Crystals
 from sluice.models.potential import Relaxed
 from sluice.schemas import SCHEMAS
 from sluice.screen import relax_candidates as module
-from sluice.screen.relax_candidates import failure, perturb, relax_candidates
+from sluice.screen.relax_candidates import bring_to_contact, failure, perturb, relax_candidates
 from sluice.store import Store
 
 pytestmark = pytest.mark.filterwarnings("ignore:Set OLD_ERROR_HANDLING:DeprecationWarning")  # spglib
@@ -71,7 +71,20 @@ def test_failures_have_reasons(crystal, write_store, relax, reasons_of):
     assert (kind, reason) == ("failed", module.COLLAPSED)
     assert "limit 1/1.2" in detail
     path = write_store("empty_space.h5", "selected", [crystal["perovskite"]("K", "Mg", "F", 19.0)], ["apart"])
-    assert reasons_of(relax(path, name="apart_out.h5"))["apart"][0] == "failed"
+    assert reasons_of(relax(path, rescale=False, name="apart_out.h5"))["apart"][0] == "failed"
+
+
+def test_cells_start_from_where_atoms_touch(crystal, write_store, relax):
+    sizes = {"overlapping": 2.6, "right": 4.0, "loose": 19.0}
+    path = write_store(
+        "sizes.h5", "selected", [crystal["perovskite"]("K", "Mg", "F", a) for a in sizes.values()], list(sizes)
+    )
+    with Store(relax(path), "relaxed") as store:
+        assert store.ids() == [f"{name}-relaxed" for name in sizes]
+        assert np.ptp(store.crystals().volumes) < 0.02 * store.crystals().volumes.mean()
+    moved = bring_to_contact(Crystals.from_structures(structures))
+    assert moved.lattice[1, 0, 0] == 4.0  # left alone where nothing is wrong
+    assert moved.volumes[0] == pytest.approx(moved.volumes[2])
 
 
 def test_volume_limits_come_before_convergence():
