@@ -369,9 +369,7 @@ class ValidateSettings(Section):
     )
     max_attempts: Count = Field(4, description="Attempts at one calculation, each with changed inputs.")
     max_continuations: Count = Field(20, description="Continuations after time limits, counted apart from attempts.")
-    max_hours: Positive = Field(
-        3.0, description="Wall time of one pw.x run before it stops itself to be continued, h."
-    )
+    max_hours: Positive = Field(3.0, description="Wall time of one pw.x run before it stops itself to be continued, h.")
 
     _elements = field_validator("spin_elements")(_check_elements)
 

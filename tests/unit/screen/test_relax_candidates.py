@@ -76,9 +76,8 @@ def test_failures_have_reasons(crystal, write_store, relax, reasons_of):
 
 def test_cells_start_from_where_atoms_touch(crystal, write_store, relax):
     sizes = {"overlapping": 2.6, "right": 4.0, "loose": 19.0}
-    path = write_store(
-        "sizes.h5", "selected", [crystal["perovskite"]("K", "Mg", "F", a) for a in sizes.values()], list(sizes)
-    )
+    structures = [crystal["perovskite"]("K", "Mg", "F", a) for a in sizes.values()]
+    path = write_store("sizes.h5", "selected", structures, list(sizes))
     with Store(relax(path), "relaxed") as store:
         assert store.ids() == [f"{name}-relaxed" for name in sizes]
         assert np.ptp(store.crystals().volumes) < 0.02 * store.crystals().volumes.mean()
