@@ -128,9 +128,9 @@ def repeated_steps(config: Path) -> dict[str, int]:
 
 
 def pw_starts(config: Path) -> int:
-    """How often pw.x was started."""
+    """How often pw.x was started on a calculation (not to ask for its version)."""
     tally = config.parent / "pw-starts.txt"
-    return len(tally.read_text().splitlines()) if tally.exists() else 0
+    return sum("/dft/" in line for line in tally.read_text().splitlines()) if tally.exists() else 0
 
 
 def summary_differences(config: Path, undisturbed: Path) -> list[str]:
