@@ -62,15 +62,17 @@ def workdir(config: Path) -> Path:
 
 
 def wait_for(config: Path, rule: str, driver: subprocess.Popen, *, delay: float, timeout: float = 900.0) -> bool:
-    """Wait until a job of ``rule`` has run for ``delay`` seconds; False if the driver ended first."""
-    deadline = time.monotonic() + timeout
+    """Wait until a job of ``rule`` has run for ``delay`` seconds or has ended; False if the driver ended first."""
+    began, deadline = time.time(), time.monotonic() + timeout
     while time.monotonic() < deadline:
         for attempt in read_attempts(workdir(config) / ATTEMPTS_FILE):
-            if attempt.step == rule and attempt.state == "running" and time.time() - attempt.started > delay:
+            if attempt.step != rule or attempt.started < began:
+                continue
+            if attempt.outcome is not None or time.time() - attempt.started > delay:
                 return True
         if driver.poll() is not None:
             return False
-        time.sleep(0.1)
+        time.sleep(0.05)
     raise TimeoutError(f"no job of {rule} within {timeout} s")
 
 

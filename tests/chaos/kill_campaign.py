@@ -27,7 +27,7 @@ from campaigns import (
 )
 
 # rule to kill in, seconds into its job
-KILLS = (("train_generator", 5.0), ("train_screener", 4.0), ("relax_candidates", 4.0), ("compute_compounds", 15.0))
+KILLS = (("train_generator", 5.0), ("relax_candidates", 0.5), ("compute_references", 4.0), ("compute_compounds", 10.0))
 
 
 def run_to_end(command: str, config: Path) -> float:
