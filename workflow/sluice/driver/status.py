@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -109,10 +110,11 @@ def driver_line(workdir: Path) -> str:
 
 def states_table(states: dict[str, RuleState]) -> Table:
     """Stage, step, jobs done, running, failed and continued, progress, CPU time."""
-    table = Table(title=None, pad_edge=False)
+    # Names stay whole on a terminal of 80 columns; the rest gives way.
+    table = Table(title=None, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for name in ("stage", "step"):
-        table.add_column(name)
-    for name in ("done", "running", "failed", "continued"):
+        table.add_column(name, no_wrap=True)
+    for name in ("done", "running", "failed", "contd"):
         table.add_column(name, justify="right")
     table.add_column("progress", overflow="fold")
     table.add_column("CPU s", justify="right")
