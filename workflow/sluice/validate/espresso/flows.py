@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 import uuid
+import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -151,10 +152,13 @@ def run_calculation(
             _clear_failed(task_dir, store, maker, done)
             flow = maker.make(structure, done)
             if flow.jobs:
-                run_locally(
-                    flow, store=store, root_dir=str(task_dir), log=False, allow_external_references=True,
-                    raise_immediately=True,
-                )  # fmt: skip
+                with warnings.catch_warnings():
+                    # jobflow's own use of monty's cd; nothing a user could do about.
+                    warnings.filterwarnings("ignore", message="cd is deprecated", category=FutureWarning)
+                    run_locally(
+                        flow, store=store, root_dir=str(task_dir), log=False, allow_external_references=True,
+                        raise_immediately=True,
+                    )  # fmt: skip
             documents = _documents(store, maker)
         finally:
             store.close()
