@@ -5,6 +5,7 @@ rule collect_training_set:
     input:
         dataset="curate/dataset.h5",
         validated=earlier_validated,
+        shortlists=earlier_shortlists,
     output:
         training_set="round_{round}/train/training_set.h5",
     log:
@@ -23,6 +24,7 @@ rule collect_training_set:
         "python -m sluice.train.collect_training_set "
         "--dataset {input.dataset} "
         "--validated {input.validated} "
+        "--shortlists {input.shortlists} "
         "--round {wildcards.round} "
         "--training-set {output.training_set} "
         "--log {log}"

@@ -84,7 +84,21 @@ def write_validated(path, crystals, energies, *, corrected=None, converged=None,
     extra: dict[str, Column] = columns or {}
     with StoreWriter(path, "validated", columns=extra, campaign="unit", round_number=1) as writer:
         writer.append([f"r1-b0-{i:07d}" for i in range(n)], values, crystals=crystals)
+    write_shortlist(shortlist_of(path), crystals)
     return path
+
+
+def shortlist_of(validated):
+    """Where ``write_validated`` puts the shortlist that its results are of."""
+    return validated.with_name(f"{validated.stem}_shortlist.h5")
+
+
+def write_shortlist(path, crystals):
+    """A store of schema ``shortlist`` with these crystals as they go to DFT."""
+    n = len(crystals)
+    with StoreWriter(path, "shortlist", campaign="unit", round_number=1) as writer:
+        values = {name: np.zeros(n, column.dtype) for name, column in writer.columns.items()}
+        writer.append([f"r1-b0-{i:07d}" for i in range(n)], values, crystals=crystals)
 
 
 def write_decision(path, stop):

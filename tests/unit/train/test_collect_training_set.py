@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from crystals_for_models import decorated, write_dataset, write_validated
+from crystals_for_models import decorated, shortlist_of, write_dataset, write_shortlist, write_validated
 
 from sluice.store import Store
 from sluice.train.collect_training_set import HELD_OUT, collect_training_set
@@ -14,7 +14,7 @@ def dataset(tmp_path):
 
 
 def test_first_round_is_the_database(dataset, tmp_path):
-    collect_training_set(dataset=dataset, validated=[], round=1, training_set=tmp_path / "set.h5")
+    collect_training_set(dataset=dataset, validated=[], shortlists=[], round=1, training_set=tmp_path / "set.h5")
     with Store(dataset) as before, Store(tmp_path / "set.h5", "dataset") as after:
         assert after.ids() == before.ids()
         assert after.text("split") == before.text("split")
@@ -37,7 +37,13 @@ def test_dft_rows_join_training_only(dataset, tmp_path):
         converged=[True, True, False, True, True],
         confirmed=[False, True, False, False, True],
     )
-    collect_training_set(dataset=dataset, validated=[validated], round=2, training_set=tmp_path / "set.h5")
+    collect_training_set(
+        dataset=dataset,
+        validated=[validated],
+        shortlists=[shortlist_of(validated)],
+        round=2,
+        training_set=tmp_path / "set.h5",
+    )
     with Store(tmp_path / "set.h5", "dataset") as store, Store(dataset) as before:
         rows = store.rows(len(before))
         assert [i.decode() for i in rows.candidate_id] == ["r1-b0-0000000", "r1-b0-0000001"]
@@ -57,7 +63,13 @@ def test_splits_stay_disjoint_by_formula(dataset, tmp_path):
     with Store(dataset) as store:
         everything = store.crystals()
     validated = write_validated(tmp_path / "validated.h5", everything, np.full(len(everything), -1.0))
-    collect_training_set(dataset=dataset, validated=[validated], round=2, training_set=tmp_path / "set.h5")
+    collect_training_set(
+        dataset=dataset,
+        validated=[validated],
+        shortlists=[shortlist_of(validated)],
+        round=2,
+        training_set=tmp_path / "set.h5",
+    )
     with Store(tmp_path / "set.h5", "dataset") as store:
         formulas = np.array(store.crystals().reduced_formulas())
         split = store.column("split")
@@ -68,11 +80,18 @@ def test_splits_stay_disjoint_by_formula(dataset, tmp_path):
 
 def test_restarted_calculation_teaches_the_same(dataset, tmp_path):
     crystals = decorated((3, 17, 19))[0][:3]
-    noisy = replace(crystals, lattice=crystals.lattice * (1 + 1e-5), frac_coords=crystals.frac_coords + 1e-5)
+    noisy = replace(crystals, lattice=crystals.lattice * (1 + 1e-3), frac_coords=crystals.frac_coords + 1e-4)
     contents = []
-    for name, found, energies in (("a", crystals, [-1.0, -2.0, -3.0]), ("b", noisy, [-1.0001, -1.9999, -3.0002])):
+    for name, found, energies in (("a", crystals, [-1.0, -2.0, -3.0]), ("b", noisy, [-1.0004, -1.9996, -3.0003])):
         validated = write_validated(tmp_path / f"{name}.h5", found, energies)
-        collect_training_set(dataset=dataset, validated=[validated], round=2, training_set=tmp_path / f"{name}_set.h5")
+        write_shortlist(shortlist_of(validated), crystals)  # both were sent to DFT as the same crystals
+        collect_training_set(
+            dataset=dataset,
+            validated=[validated],
+            shortlists=[shortlist_of(validated)],
+            round=2,
+            training_set=tmp_path / f"{name}_set.h5",
+        )
         with Store(tmp_path / f"{name}_set.h5", "dataset") as store:
             contents.append(store.content_sha256)
     assert contents[0] == contents[1]

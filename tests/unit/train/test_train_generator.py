@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from crystals_for_models import decorated, write_dataset, write_decision, write_validated
+from crystals_for_models import decorated, shortlist_of, write_dataset, write_decision, write_validated
 
 from sluice.config import GeneratorSettings
 from sluice.errors import SluiceError
@@ -23,7 +23,7 @@ SETTINGS = GeneratorSettings(epochs=3, batch_size=64, width=0.02, noise_size=16,
 def training_set(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     dataset = write_dataset(folder / "dataset.h5")
-    collect_training_set(dataset=dataset, validated=[], round=1, training_set=folder / "set.h5")
+    collect_training_set(dataset=dataset, validated=[], shortlists=[], round=1, training_set=folder / "set.h5")
     return folder / "set.h5"
 
 
@@ -97,7 +97,13 @@ def test_energy_limit_and_confirmation_decide_what_is_learned(tmp_path):
     dataset = write_dataset(tmp_path / "dataset.h5", elements=(8, 9, 11))
     new = decorated((3, 17, 19))[0][:3]
     validated = write_validated(tmp_path / "v.h5", new, [-9.0, -9.0, -9.0], confirmed=[True, False, True])
-    collect_training_set(dataset=dataset, validated=[validated], round=2, training_set=tmp_path / "set.h5")
+    collect_training_set(
+        dataset=dataset,
+        validated=[validated],
+        shortlists=[shortlist_of(validated)],
+        round=2,
+        training_set=tmp_path / "set.h5",
+    )
     with Store(tmp_path / "set.h5") as store:
         rows = store.rows()
     energy = rows.columns["formation_energy_ev_per_atom"]
@@ -109,7 +115,13 @@ def test_confirmed_crystals_are_repeated(tmp_path):
     dataset = write_dataset(tmp_path / "dataset.h5", elements=(8, 9, 11))
     new = decorated((3, 17, 19))[0][:2]
     validated = write_validated(tmp_path / "v.h5", new, [-9.0, -9.0])
-    collect_training_set(dataset=dataset, validated=[validated], round=2, training_set=tmp_path / "set.h5")
+    collect_training_set(
+        dataset=dataset,
+        validated=[validated],
+        shortlists=[shortlist_of(validated)],
+        round=2,
+        training_set=tmp_path / "set.h5",
+    )
     run(tmp_path / "out", tmp_path / "set.h5", SETTINGS.model_copy(update={"dft_repeats": 7, "epochs": 1}), round=2)
     facts = load_model(tmp_path / "out" / "generator.ckpt").facts
     assert facts["dft_rows"] == 2

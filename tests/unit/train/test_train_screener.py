@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from crystals_for_models import decorated, write_dataset, write_decision, write_validated
+from crystals_for_models import decorated, shortlist_of, write_dataset, write_decision, write_validated
 
 from sluice.config import ScreenerSettings
 from sluice.errors import SluiceError
@@ -25,7 +25,7 @@ SETTINGS = ScreenerSettings(
 def training_set(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     dataset = write_dataset(folder / "dataset.h5")
-    collect_training_set(dataset=dataset, validated=[], round=1, training_set=folder / "set.h5")
+    collect_training_set(dataset=dataset, validated=[], shortlists=[], round=1, training_set=folder / "set.h5")
     return folder / "set.h5"
 
 
@@ -121,7 +121,13 @@ def test_one_dft_label_changes_the_screener(training_set, tmp_path):
     scores = []
     for name, energy in (("a", -3.0), ("b", 3.0)):
         validated = write_validated(tmp_path / f"{name}.h5", new, [-3.0, energy, 3.0])
-        collect_training_set(dataset=dataset, validated=[validated], round=2, training_set=tmp_path / f"{name}_set.h5")
+        collect_training_set(
+            dataset=dataset,
+            validated=[validated],
+            shortlists=[shortlist_of(validated)],
+            round=2,
+            training_set=tmp_path / f"{name}_set.h5",
+        )
         run(tmp_path / name, tmp_path / f"{name}_set.h5", round=2)
         model = load_model(tmp_path / name / "screener.ckpt")
         assert model.facts["dft_rows"] == 3
@@ -140,6 +146,6 @@ def test_a_stopped_campaign_hands_its_models_on(trained, training_set, tmp_path)
 
 def test_nothing_to_learn_from_is_said(tmp_path):
     dataset = write_dataset(tmp_path / "dataset.h5", only="val")
-    collect_training_set(dataset=dataset, validated=[], round=1, training_set=tmp_path / "set.h5")
+    collect_training_set(dataset=dataset, validated=[], shortlists=[], round=1, training_set=tmp_path / "set.h5")
     with pytest.raises(SluiceError, match="no training rows"):
         run(tmp_path, tmp_path / "set.h5")

@@ -12,17 +12,16 @@ from sluice.schemas import Column
 from sluice.step import run_step
 from sluice.store import Chunk, Store, StoreWriter
 
-REVISION = 1
+REVISION = 2
 DFT = "dft"
 HELD_OUT = "formula is held out for validation or test"
-# Far below DFT's own error, far above what a restart changes.
-ENERGY_DECIMALS = 2  # eV/atom
-LENGTH_DECIMALS = 2  # Å, cube root of the cell volume
-FRACTION_DECIMALS = 3
+ENERGY_DECIMALS = 2  # eV/atom; far below DFT's own error, above most of what a restart changes
 COLUMNS = {"confirmed": Column("?"), "label_round": Column("i4")}
 
 
-def collect_training_set(*, dataset: Path, validated: list[Path], round: int, training_set: Path) -> None:
+def collect_training_set(
+    *, dataset: Path, validated: list[Path], shortlists: list[Path], round: int, training_set: Path
+) -> None:
     """Join the database with the crystals that DFT has labelled.
 
     DFT rows go to the training split only. One whose formula is held out for validation or test is left out (and
@@ -31,6 +30,7 @@ def collect_training_set(*, dataset: Path, validated: list[Path], round: int, tr
     Args:
         dataset: the database, schema ``dataset``.
         validated: DFT results of the rounds before, oldest first, schema ``validated``.
+        shortlists: what those rounds sent to DFT, in the same order, schema ``shortlist``.
         round: number of this round.
         training_set: store to write, schema ``dataset`` with ``confirmed`` and ``label_round`` (0: the database).
     """
@@ -42,7 +42,7 @@ def collect_training_set(*, dataset: Path, validated: list[Path], round: int, tr
             training_set,
             "dataset",
             columns=extra | COLUMNS,
-            inputs=[dataset, *validated],
+            inputs=[dataset, *validated, *shortlists],
             campaign=campaign,
             round_number=round,
             revision=REVISION,
@@ -57,14 +57,14 @@ def collect_training_set(*, dataset: Path, validated: list[Path], round: int, tr
                 writer.append_chunk(
                     chunk, confirmed=np.zeros(len(chunk), bool), label_round=np.zeros(len(chunk), np.int32)
                 )
-            for number, path in enumerate(validated, start=1):
-                with Store(path, "validated") as results:
+            for number, (path, shortlist) in enumerate(zip(validated, shortlists, strict=True), start=1):
+                with Store(path, "validated") as results, Store(shortlist, "shortlist") as sent:
                     for chunk in results.chunks():
-                        _append_labels(writer, chunk, held_out, number)
+                        _append_labels(writer, chunk, sent.rows(), held_out, number)
     print(f"training set: {writer.counts['out']} crystals, {writer.counts['rejected']} DFT labels left out")
 
 
-def _append_labels(writer: StoreWriter, chunk: Chunk, held_out: set[str], number: int) -> None:
+def _append_labels(writer: StoreWriter, chunk: Chunk, shortlist: Chunk, held_out: set[str], number: int) -> None:
     """Add the DFT rows of round ``number`` that can be learned from."""
     assert chunk.crystals is not None
     energy = training_energy(chunk)
@@ -86,8 +86,23 @@ def _append_labels(writer: StoreWriter, chunk: Chunk, held_out: set[str], number
         "confirmed": chunk.columns["confirmed"],
         "label_round": np.full(n, number, np.int32),
     }
-    crystals = without_restart_noise(chunk.crystals)
+    crystals = before_dft(shortlist, chunk.candidate_id.tolist())
     writer.append(chunk.candidate_id, columns, crystals=crystals, parent_id=chunk.parent_id)
+
+
+def before_dft(shortlist: Chunk, names: list[bytes]) -> Crystals:
+    """The crystals as they were sent to DFT.
+
+    # ASSUME: CHGNet's geometry stands for DFT's (lattice constants within about 1 %). All others that the models see
+    # are CHGNet's too, and a calculation restarted midway ends in another last digit of the geometry, not of this one.
+
+    Args:
+        shortlist: rows of that round's shortlist.
+        names: candidate ids among them.
+    """
+    assert shortlist.crystals is not None
+    position = {name: i for i, name in enumerate(shortlist.candidate_id.tolist())}
+    return shortlist.crystals[np.array([position[name] for name in names], dtype=np.int64)]
 
 
 def training_energy(chunk: Chunk) -> NDArray[np.float64]:
@@ -99,21 +114,6 @@ def training_energy(chunk: Chunk) -> NDArray[np.float64]:
     corrected = chunk.columns["formation_energy_corrected_ev_per_atom"]
     energy = np.where(np.isfinite(corrected), corrected, chunk.columns["formation_energy_ev_per_atom"])
     return np.asarray(energy.round(ENERGY_DECIMALS), np.float64)
-
-
-def without_restart_noise(crystals: Crystals) -> Crystals:
-    """DFT geometries without the digits that a calculation restarted midway may change.
-
-    What the models learn, and everything after them, is then the same whether or not a calculation was interrupted.
-
-    Args:
-        crystals: relaxed by DFT.
-    """
-    length = np.cbrt(crystals.volumes)  # Å
-    scale = np.round(length, LENGTH_DECIMALS) / np.where(length > 0, length, 1.0)
-    lattice = np.round(crystals.lattice * scale[:, None, None], 8)
-    frac_coords = np.round(crystals.frac_coords, FRACTION_DECIMALS) % 1.0
-    return Crystals(lattice, crystals.atom_offsets, crystals.numbers, frac_coords)
 
 
 def _missing(column: Column, n: int) -> NDArray:
