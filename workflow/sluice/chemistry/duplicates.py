@@ -1,4 +1,4 @@
-"""Finding duplicates and known crystals among any number of candidates with flat memory.
+"""Finding duplicates and known crystals among candidates, with the index on disk (memory measured to 200 000).
 
 Rows are numbered through all sources: known crystals first, then those of earlier rounds, then candidates. Equal
 fingerprints are settled by hashing; their representatives are compared by StructureMatcher within one composition and
