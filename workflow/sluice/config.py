@@ -7,29 +7,26 @@ import re
 import shlex
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-from pymatgen.core import Element
+from pydantic import Field, field_validator, model_validator
+
+# All sections can be had from here.
+from sluice.config_base import SUPPORTED_ELEMENTS, Count, Fraction, Positive, Section, check_elements  # noqa: F401
+from sluice.config_screen import (  # noqa: F401
+    MODEL_OUTPUT,
+    RANKABLE,
+    ChargeSettings,
+    DuplicateSettings,
+    GeometrySettings,
+    Objective,
+    RelaxSettings,
+    ScreenSettings,
+    ShortlistSettings,
+    SymmetrySettings,
+)
 
 RESERVED_NAMES = ("dft", "experiments")
-# SSSP's elements up to Bi without the f-block beyond La: those with an elemental reference.
-SUPPORTED_ELEMENTS = tuple(Element.from_Z(z).symbol for z in (*range(1, 58), *range(72, 84)))
-# Numbers that candidates carry once they are relaxed; a test compares them with what sluice.screen writes.
-RANKABLE = (
-    "mlip_formation_energy_ev_per_atom",
-    "mlip_energy_ev_per_atom",
-    "screener_score",
-    "volume_change",
-    "space_group",
-    "relaxed_space_group",
-    "requested_space_group",
-    "min_distance_ratio",
-    "density_g_per_cm3",
-    "relaxation_steps",
-    "max_force_ev_per_angstrom",
-)
-MODEL_OUTPUT = "output"
 
 
 def usable_cores() -> int:
@@ -37,23 +34,6 @@ def usable_cores() -> int:
     if "SLURM_JOB_ID" in os.environ:
         return os.cpu_count() or 1
     return len(os.sched_getaffinity(0))
-
-
-class Section(BaseModel):
-    """A part of the configuration."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
-
-
-def _check_elements(symbols: tuple[str, ...]) -> tuple[str, ...]:
-    for symbol in symbols:
-        if symbol not in SUPPORTED_ELEMENTS:
-            raise ValueError(
-                f"{symbol!r} is not supported; allowed are the elements from H to Bi without Ce-Lu, e.g. Na, Cl"
-            )
-    if len(set(symbols)) != len(symbols):
-        raise ValueError("an element is listed twice")
-    return symbols
 
 
 class Chemistry(Section):
@@ -68,12 +48,7 @@ class Chemistry(Section):
         (216, 221, 225), min_length=1, description="International numbers of the cubic space groups to work in."
     )
 
-    _elements = field_validator("elements")(_check_elements)
-
-
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-Count = Annotated[int, Field(ge=1)]
+    _elements = field_validator("elements")(check_elements)
 
 
 # The cubic prototypes that can be decorated, with their space groups; sites and sources in sluice/curate/prototypes.py.
@@ -235,119 +210,7 @@ class GenerateSettings(Section):
     allowed_elements: tuple[str, ...] = Field((), description="Elements to draw from; empty: the chemistry's.")
     excluded_elements: tuple[str, ...] = Field((), description="Elements never drawn.")
 
-    _elements = field_validator("allowed_elements", "excluded_elements")(_check_elements)
-
-
-class GeometrySettings(Section):
-    """Which geometries are possible at all."""
-
-    min_distance_ratio: Positive = Field(0.6, description="Least distance over the sum of the covalent radii.")
-    min_density: Positive = Field(0.3, description="Least density, g/cm³.")
-    max_density: Positive = Field(25.0, description="Greatest density, g/cm³.")
-    max_lattice: Positive = Field(20.0, description="Longest cell vector, Å.")
-
-    @model_validator(mode="after")
-    def _check(self) -> GeometrySettings:
-        if self.min_density >= self.max_density:
-            raise ValueError(
-                f"min_density = {self.min_density:g} must be below max_density = {self.max_density:g} (g/cm³)"
-            )
-        return self
-
-
-class SymmetrySettings(Section):
-    """Symmetry found must be symmetry asked for."""
-
-    symprec: Positive = Field(0.1, description="spglib's distance tolerance, Å.")
-
-
-class ChargeSettings(Section):
-    """smact's rule (Davies et al., Chem 2016): a charge-neutral assignment in which anions are more electronegative."""
-
-    oxidation_states: Literal["icsd24", "smact14"] = Field("icsd24", description="smact's table of oxidation states.")
-    use_pauling: bool = Field(True, description="Ask for the order of electronegativities, too.")
-    include_alloys: bool = Field(False, description="Let compounds of metals only pass.")
-
-
-class DuplicateSettings(Section):
-    """When two crystals count as the same (pymatgen's StructureMatcher)."""
-
-    length_tolerance: Positive = Field(0.2, description="Fractional length tolerance.")
-    site_tolerance: Positive = Field(0.3, description="Site tolerance, relative to (volume/atom)^(1/3).")
-    angle_tolerance: Positive = Field(5.0, description="Angle tolerance, degrees.")
-
-
-class RelaxSettings(Section):
-    """Relaxation of the best candidates with CHGNet."""
-
-    candidates: Count = Field(200, description="How many of the best by screener score are relaxed.")
-    max_per_formula: Count = Field(3, description="Most of them of one formula.")
-    batches: Count = Field(2, description="Batches they are relaxed in.")
-    max_force: Positive = Field(0.05, description="Convergence of forces and cell forces, eV/Å.")
-    max_steps: Count = Field(200, description="Most steps; beyond them a candidate failed.")
-    max_volume_change: Positive = Field(3.0, description="Volume ratio beyond which a crystal collapsed or exploded.")
-    rescale: bool = Field(
-        True, description="Start overlapping or loose cells from where the closest atoms touch (covalent radii)."
-    )
-    perturbation: float = Field(
-        0.0, ge=0.0, description="Random displacement that starts the relaxation off its symmetric saddle points, Å."
-    )
-
-
-class Objective(Section):
-    """One quantity to rank by: a direction or a target range."""
-
-    quantity: str = Field(description="A column of the relaxed candidates, or `output` of the model named in `model`.")
-    model: Path | None = Field(None, description="Checkpoint of a trained model whose output is the quantity.")
-    direction: Literal["minimize", "maximize"] | None = Field(None, description="Which way is better.")
-    target: tuple[float, float] | None = Field(None, description="Lower and upper end of the wanted range.")
-    weight: Positive = Field(1.0, description="Weight beside the other objectives.")
-
-    @field_validator("quantity")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in (*RANKABLE, MODEL_OUTPUT):
-            raise ValueError(f"no such quantity; allowed are {', '.join(RANKABLE)}, or `{MODEL_OUTPUT}` with a `model`")
-        return name
-
-    @model_validator(mode="after")
-    def _check(self) -> Objective:
-        if (self.quantity == MODEL_OUTPUT) != (self.model is not None):
-            raise ValueError(
-                f"quantity = {self.quantity!r}: `{MODEL_OUTPUT}` and `model` go together; without a model allowed are "
-                f"{', '.join(RANKABLE)}"
-            )
-        if (self.direction is None) == (self.target is None):
-            raise ValueError("give either `direction` or `target`")
-        if self.target is not None and self.target[0] >= self.target[1]:
-            raise ValueError("`target` must be [lower, upper]")
-        return self
-
-
-class ShortlistSettings(Section):
-    """What goes to DFT."""
-
-    dft_cpu_seconds: Positive = Field(
-        600.0, description="DFT budget of a round in estimated CPU-seconds, missing elemental references included."
-    )
-    max_candidates: Count = Field(50, description="Most candidates, whatever the budget.")
-    max_per_formula: Count = Field(1, description="Most candidates of one formula.")
-
-
-class ScreenSettings(Section):
-    """From candidates to a shortlist."""
-
-    geometry: GeometrySettings = GeometrySettings()
-    symmetry: SymmetrySettings = SymmetrySettings()
-    charge: ChargeSettings = ChargeSettings()
-    duplicates: DuplicateSettings = DuplicateSettings()
-    relax: RelaxSettings = RelaxSettings()
-    objectives: tuple[Objective, ...] = Field(
-        (Objective(quantity="mlip_formation_energy_ev_per_atom", direction="minimize"),),
-        min_length=1,
-        description="Quantities to rank by, with a direction or a target range.",
-    )
-    shortlist: ShortlistSettings = ShortlistSettings()
+    _elements = field_validator("allowed_elements", "excluded_elements")(check_elements)
 
 
 class ValidateSettings(Section):
@@ -371,7 +234,7 @@ class ValidateSettings(Section):
     max_continuations: Count = Field(20, description="Continuations after time limits, counted apart from attempts.")
     max_hours: Positive = Field(3.0, description="Wall time of one pw.x run before it stops itself to be continued, h.")
 
-    _elements = field_validator("spin_elements")(_check_elements)
+    _elements = field_validator("spin_elements")(check_elements)
 
     @model_validator(mode="after")
     def _check(self) -> ValidateSettings:

@@ -36,7 +36,7 @@ them with their comments, `sluice config check FILE` checks a file without runni
 prints the JSON schema for editors. Input paths are relative to the configuration file, `results` and the paths of the
 task library and scratch to the directory that the campaign is started in.
 
-Generated from `workflow/sluice/config.py` by `python -m sluice.config_docs`; a test compares.
+Generated from `workflow/sluice/config*.py` by `python -m sluice.config_docs`; a test compares.
 """
 
 
