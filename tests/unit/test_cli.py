@@ -148,6 +148,23 @@ def test_tools_refuse_missing_files_and_wrong_protocols(tmp_path):
     assert "'balanced'" in call("dft", str(tmp_path / "a.cif"), "--protocol", "best", code=2)
 
 
+@pytest.mark.parametrize(
+    ("elements", "words"),
+    [
+        ("Li,Xx", "'Xx' is not supported; allowed are the elements from H to Bi"),
+        ("Li,na", "'na' is not supported"),
+        ("U", "'U' is not supported"),
+        ("Li,Li", "an element is listed twice"),
+        ("Li F", "'Li F' is not supported"),
+        (" , ", "give element symbols with commas between them"),
+    ],
+)
+def test_elements_of_dft_must_be_symbols(tmp_path, elements, words):
+    (tmp_path / "a.cif").write_text("")
+    text = call("dft", str(tmp_path / "a.cif"), "--elements", elements, code=2)
+    assert "--elements" in text and words in text
+
+
 def test_command_line_of_snakemake(repository, tmp_path, monkeypatch):
     monkeypatch.setattr("sluice.driver.launch.count_gpus", lambda: 2)
     command = Workflow(repository, tmp_path / "c.yaml", RunOptions(3, None, ("rank_candidates",))).command("--x")

@@ -222,9 +222,18 @@ def dft(
     protocol: Annotated[str, typer.Option("--protocol", help="fast, balanced or stringent.")] = "fast",
     ranks: Annotated[int, typer.Option("--ranks", min=1, help="MPI ranks of one calculation.")] = 1,
     config: Annotated[
-        Path | None, typer.Option("--config", help="Take launch command, scratch and the like from this configuration.")
+        Path | None,
+        typer.Option("--config", help="Take launch command, spin elements, scratch and the like from here."),
     ] = None,
     library: Annotated[Path | None, typer.Option("--library", help="Task library; results in it are reused.")] = None,
+    elements: Annotated[
+        str | None,
+        typer.Option(
+            "--elements",
+            metavar="Li,Na,…",
+            help="A whole chemistry: its hardest element sets one cutoff tier for all files; else each has its own.",
+        ),
+    ] = None,
 ) -> None:
     """Relax crystals of your own and compute their formation energies; may be repeated to go on."""
     from sluice.config import Config
@@ -233,13 +242,32 @@ def dft(
     from sluice.validate.compute_files import dft_files
 
     _require_files(*crystals)
+    chemistry = None if elements is None else _symbols("--elements", elements)
     base = load_config(config) if config is not None else Config()
     values = base.model_dump(mode="json", by_alias=True)
     values["validate"] |= {"code": code, "protocol": protocol, "ranks": ranks}
     checked = check_config(values)
     os.environ.update(environment(local=False))
-    entries = dft_files(crystals, output=output, settings=checked.validate_, library=library or checked.library)
+    entries = dft_files(
+        crystals,
+        output=output,
+        settings=checked.validate_,
+        library=library or checked.library,
+        elements=chemistry,
+    )
     raise typer.Exit(0 if any(math.isfinite(entry.raw) for entry in entries) else 1)
+
+
+def _symbols(option: str, text: str) -> tuple[str, ...]:
+    from sluice.config import check_elements
+
+    try:
+        symbols = check_elements(tuple(part.strip() for part in text.split(",") if part.strip()))
+    except ValueError as error:
+        raise SluiceError(f"{option} {text}: {error}") from error
+    if not symbols:
+        raise SluiceError(f"{option}: give element symbols with commas between them, e.g. Li,Na,Cl")
+    return symbols
 
 
 def _require_files(*paths: Path) -> None:

@@ -7,10 +7,11 @@ import io
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from pymatgen.core import Lattice, Structure
+from pymatgen.core import Composition, Lattice, Structure
 from rich.console import Console
 from validate_stand_ins import rock_salt, use_table, write_store
 
@@ -39,13 +40,14 @@ def write_cifs(folder: Path) -> list[Path]:
     return [folder / f"{name}.cif" for name in names]
 
 
-def compute(tmp_path: Path, inputs: list[Path], text: io.StringIO) -> list[FileEnergy]:
+def compute(tmp_path: Path, inputs: list[Path], text: io.StringIO, **options: Any) -> list[FileEnergy]:
     return dft_files(
         inputs,
         output=tmp_path / "energies.csv",
         settings=ValidateSettings(),
         library=tmp_path / "dft",
         console=Console(file=text, width=160),
+        **options,
     )
 
 
@@ -90,6 +92,23 @@ def test_a_second_call_computes_only_what_is_new(tmp_path: Path, monkeypatch: py
     entries = compute(tmp_path, sorted(folder.iterdir()), io.StringIO())
     assert [e.name for e in entries] == ["halite", "sylvite"]
     assert made[-1].calls == 3  # potassium's tier is higher, so chlorine is computed in it as well
+
+
+def test_a_chemistry_sets_one_tier_for_all_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = use_table(monkeypatch)
+    folder = tmp_path / "cifs"
+    folder.mkdir()
+    for pair, length in (("NaCl", 5.64), ("KCl", 6.3), ("MgO", 4.2)):
+        parts = Composition(pair).elements
+        rock_salt(parts[0].symbol, parts[1].symbol, length).to(str(folder / f"{pair}.cif"))
+    entries = compute(
+        tmp_path, [folder / f"{n}.cif" for n in ("NaCl", "KCl", "MgO")], io.StringIO(), elements=("Na", "K", "Cl", "O")
+    )
+    assert [e.task.tier for e in entries if e.task] == ["T60", "T60"]  # potassium needs the highest
+    assert [e.raw for e in entries] == pytest.approx([-2.0, -2.0, math.nan], nan_ok=True)
+    assert entries[2].reason == "cannot be used"
+    assert entries[2].detail.endswith("MgO.cif: Mg not among the elements Na, K, Cl, O")
+    assert made[-1].calls == 5  # chlorine once
 
 
 def test_files_of_one_name_stay_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from pymatgen.core import Structure
 from rich.console import Console
 from rich.table import Table
 
-from sluice.config import SUPPORTED_ELEMENTS, Chemistry, ValidateSettings
+from sluice.config import SUPPORTED_ELEMENTS, ValidateSettings
 from sluice.crystals import Crystals
 from sluice.errors import SluiceError
 from sluice.schemas import SCHEMAS, Column
@@ -115,7 +115,7 @@ def dft_files(
     output: Path,
     settings: ValidateSettings,
     library: Path | None = None,
-    chemistry: Chemistry | None = None,
+    elements: Sequence[str] | None = None,
     calculator: Compute | None = None,
     console: Console | None = None,
 ) -> list[FileEnergy]:
@@ -129,8 +129,9 @@ def dft_files(
         output: path of the CSV; the store is written beside it with suffix ``.h5``.
         settings: code, protocol, launch command, scratch.
         library: the task library; None: that of the settings, else ``results/dft``.
-        chemistry: sets one cutoff tier for all files; None: each file has the tier of its own elements, so that its
-            energy does not depend on what other files are given.
+        elements: the whole chemistry, whose hardest element sets one cutoff tier for all files, so that their total
+            energies can be compared; files with other elements cannot be used. None: each file has the tier of its
+            own elements, so that its energy does not depend on what other files are given.
         calculator: computes one task; None: the configured code.
         console: for messages; None: standard output.
 
@@ -147,7 +148,7 @@ def dft_files(
     planner = Planner(settings)
     entries = [FileEnergy(name, path) for name, path in zip(_names(inputs), inputs, strict=True)]
     for entry in entries:
-        _plan(entry, planner, chemistry)
+        _plan(entry, planner, elements)
     _compute(
         entries,
         planner,
@@ -166,11 +167,13 @@ def dft_files(
     return entries
 
 
-def _plan(entry: FileEnergy, planner: Planner, chemistry: Chemistry | None) -> None:
+def _plan(entry: FileEnergy, planner: Planner, elements: Sequence[str] | None) -> None:
     try:
         structure = read_crystal(entry.path)
-        elements = structure.symbol_set if chemistry is None else chemistry.elements
-        tier = tier_for(elements, planner.settings.protocol).name
+        own = sorted(structure.symbol_set)
+        if elements is not None and (outside := [symbol for symbol in own if symbol not in elements]):
+            raise SluiceError(f"{entry.path}: {', '.join(outside)} not among the elements {', '.join(elements)}")
+        tier = tier_for(own if elements is None else elements, planner.settings.protocol).name
         entry.task = planner.compound(entry.name, structure, tier)
     except SluiceError as error:
         entry.fail("cannot be used", str(error))
