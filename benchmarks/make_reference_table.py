@@ -22,7 +22,7 @@ from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from sluice.validate.espresso.sets import prepare_structure, space_group_number
 
-TARGET = Path(__file__).parents[1] / "workflow" / "sluice" / "validate" / "references.csv"
+TARGET = Path(__file__).parents[1] / "workflow" / "sluice" / "validate" / "espresso" / "references.csv"
 SOURCE = "Materials Project PBE relaxation (CC-BY 4.0)"
 BCC, FCC, HCP = (229, 1, "bcc (A2)"), (225, 1, "fcc (A1)"), (194, 2, "hcp (A3)")
 DIAMOND, A7, CHAIN, IODINE = (227, 2, "diamond (A4)"), (166, 2, "A7"), (152, 3, "trigonal chains (A8)"), (64, 4, "A14")
