@@ -50,7 +50,7 @@ lint: install
 	ruff check workflow tests benchmarks
 	ruff format --check workflow tests benchmarks
 	snakefmt --check Snakefile workflow/rules
-	mypy workflow/sluice
+	mypy workflow
 	codespell $(SOURCES) README.md CHANGELOG.md Makefile Snakefile
 	snakemake --lint
 

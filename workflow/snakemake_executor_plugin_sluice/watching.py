@@ -7,6 +7,7 @@ import os
 import re
 import threading
 import time
+from abc import abstractmethod
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,8 +64,9 @@ class Watcher(SlurmExecutor):
         self._away_since: float | None = None
         super().__init__(workflow, logger)
 
+    @abstractmethod
     def _resubmit(self, watched: Watched) -> None:
-        raise NotImplementedError
+        """Submit the same attempt of a job anew; a job that cannot be submitted fails."""
 
     async def sleep(self) -> None:
         """Wait for the next look at the queue, but not when the run is to end."""

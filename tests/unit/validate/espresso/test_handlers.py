@@ -60,6 +60,15 @@ def test_nothing_that_decides_the_energy_is_ever_changed(case, tmp_path):
             assert last.namelists[namelist][key] == was
 
 
+def test_a_handler_must_say_what_it_changes():
+    class Idle(h.EspressoHandler):
+        diagnosis = h.Diagnosis.CRASH
+
+    with pytest.raises(TypeError, match="plan"):
+        Idle()
+    assert {handler.diagnosis for handler in h.all_handlers()} == set(h.Diagnosis) - {"done", h.Diagnosis.RELAXED}
+
+
 def test_scf_climbs_the_ladder_and_then_gives_up(tmp_path):
     directory = copy_case("scf_not_converged", tmp_path / "job")
     handler = h.ScfHandler(max_attempts=10)

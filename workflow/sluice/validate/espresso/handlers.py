@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -117,7 +118,7 @@ class Plan:
     drop_flags: bool = False
 
 
-class EspressoHandler(ErrorHandler):
+class EspressoHandler(ErrorHandler, ABC):
     """Acts on one diagnosis; subclasses say what to change.
 
     Attributes:
@@ -136,9 +137,9 @@ class EspressoHandler(ErrorHandler):
         """Whether this handler's case is at hand."""
         return diagnose(Path(directory)).diagnosis == self.diagnosis
 
+    @abstractmethod
     def plan(self, now: Situation) -> Plan | None:
         """What to change; None if nothing helps."""
-        raise NotImplementedError
 
     def correct(self, directory: str = "./") -> dict[str, Any]:
         """Write the next attempt's input, or give up."""
