@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
+from sluice.cli_experiments import data_app, experiment
 from sluice.errors import SluiceError
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ pseudos_app = typer.Typer(help="Pseudopotentials for Quantum ESPRESSO.", no_args
 app.add_typer(pseudos_app, name="pseudos")
 config_app = typer.Typer(help="The configuration: defaults, documentation, checks.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+app.add_typer(data_app, name="data")
+app.command()(experiment)
 
 ConfigArgument = Annotated[Path, typer.Argument(help="Configuration file of the campaign.")]
 CampaignArgument = Annotated[

@@ -12,23 +12,24 @@ from sluice.config import Config
 from sluice.errors import ConfigError
 
 
-def _lines(node: yaml.Node | None, prefix: tuple[str, ...] = ()) -> dict[tuple[str, ...], int]:
+def key_lines(node: yaml.Node | None, prefix: tuple[str, ...] = ()) -> dict[tuple[str, ...], int]:
     """Line number (from 1) of every key in a YAML tree."""
     found: dict[tuple[str, ...], int] = {}
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             path = (*prefix, str(key.value))
             found[path] = key.start_mark.line + 1
-            found |= _lines(value, path)
+            found |= key_lines(value, path)
     elif isinstance(node, yaml.SequenceNode):
         for i, value in enumerate(node.value):
             path = (*prefix, str(i))
             found[path] = value.start_mark.line + 1
-            found |= _lines(value, path)
+            found |= key_lines(value, path)
     return found
 
 
-def _duplicate_keys(node: yaml.Node | None, prefix: str = "") -> list[str]:
+def duplicate_keys(node: yaml.Node | None, prefix: str = "") -> list[str]:
+    """A line for every key that a YAML tree gives twice."""
     found: list[str] = []
     if isinstance(node, yaml.MappingNode):
         seen: dict[str, int] = {}
@@ -37,12 +38,11 @@ def _duplicate_keys(node: yaml.Node | None, prefix: str = "") -> list[str]:
             if name in seen:
                 found.append(f"  {name}: given twice (lines {seen[name]} and {key.start_mark.line + 1})")
             seen[name] = key.start_mark.line + 1
-            found += _duplicate_keys(value, name + ".")
+            found += duplicate_keys(value, name + ".")
     return found
 
 
-def _allowed_keys(path: tuple[str, ...]) -> str:
-    model: Any = Config
+def _allowed_keys(path: tuple[str, ...], model: Any) -> str:
     for part in path[:-1]:
         fields = {f.alias or n: f for n, f in model.model_fields.items()}
         if part not in fields or not isinstance(fields[part].annotation, type):
@@ -53,7 +53,14 @@ def _allowed_keys(path: tuple[str, ...]) -> str:
     return ", ".join(f.alias or n for n, f in model.model_fields.items())
 
 
-def _explain(error: ValidationError, lines: dict[tuple[str, ...], int]) -> list[str]:
+def explain(error: ValidationError, lines: dict[tuple[str, ...], int], model: type[BaseModel] = Config) -> list[str]:
+    """A line for every problem: key, value, what is allowed, line of the file.
+
+    Args:
+        error: of pydantic.
+        lines: of the file's keys (``key_lines``).
+        model: what the file was checked against.
+    """
     explained = []
     for problem in error.errors():
         path = tuple(str(p) for p in problem["loc"])
@@ -63,7 +70,7 @@ def _explain(error: ValidationError, lines: dict[tuple[str, ...], int]) -> list[
         where = f"line {lines[path]}: " if path in lines else ""
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
-            explained.append(f"  {where}{name}: unknown key; allowed here: {_allowed_keys(path)}")
+            explained.append(f"  {where}{name}: unknown key; allowed here: {_allowed_keys(path, model)}")
         elif isinstance(problem["input"], dict | BaseModel):
             explained.append(f"  {where}{name}: {message}")
         else:
@@ -84,15 +91,15 @@ def check_config(values: dict[str, Any], *, source: Path | None = None) -> Confi
     node = None
     if source is not None and source.exists():
         node = yaml.compose(source.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    problems = _duplicate_keys(node)
+    problems = duplicate_keys(node)
     config = None
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        problems += _explain(error, _lines(node))
+        problems += explain(error, key_lines(node))
     if config is not None:
         config = _resolve(config, source)
-        problems += _missing_paths(config, _lines(node))
+        problems += _missing_paths(config, key_lines(node))
     if problems or config is None:
         raise ConfigError(f"{source or 'configuration'} cannot be run:\n" + "\n".join(dict.fromkeys(problems)))
     return config

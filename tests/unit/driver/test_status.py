@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from sluice.attempts import Recorder, append_event
+from sluice.attempts import ATTEMPTS_FILE, Recorder, append_event
 from sluice.config import Config
 from sluice.config_file import check_config
 from sluice.crystals import Crystals
@@ -157,7 +157,7 @@ def test_failures_of_this_run_only(config):
 def test_plain_view_prints_what_is_new(config):
     record(config, "collect_crystals")
     console = Console(file=io.StringIO(), width=200)
-    view = PlainView(config, console)
+    view = PlainView(config.workdir / ATTEMPTS_FILE, console)
     running = record(config, "label_crystals/batch_0", None)
     view.update()
     running.end("failed", "out of [red]paint", cpu_seconds=0, gpu_seconds=0, max_rss_mb=0)

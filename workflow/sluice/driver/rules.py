@@ -65,12 +65,16 @@ def repository() -> Path:
 
 @cache
 def read_rules(folder: Path) -> dict[str, Rule]:
-    """All rules of the numbered files of ``folder``, in pipeline order."""
+    """All rules of the numbered files of ``folder``, in pipeline order; of ``experiments``, those of its own files."""
     rules: dict[str, Rule] = {}
-    for path in sorted(folder.glob("[0-9]_*.smk")):
+    numbered = sorted(folder.glob("[0-9]_*.smk"))
+    for path in numbered or sorted(folder.glob("*.smk")):
         text = path.read_text(encoding="utf-8")
+        stage = path.stem.split("_", 1)[1] if numbered else folder.name
         for block in re.split(r"^(?=rule \w+:)", text, flags=re.MULTILINE)[1:]:
-            rule = _read_rule(block, path.stem.split("_", 1)[1])
+            if block.startswith("rule all:"):
+                continue
+            rule = _read_rule(block, stage)
             rules[rule.name] = rule
     return rules
 

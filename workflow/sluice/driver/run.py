@@ -17,6 +17,7 @@ from types import FrameType
 
 from rich.console import Console
 
+from sluice.attempts import ATTEMPTS_FILE
 from sluice.config import Config
 from sluice.config_file import load_config
 from sluice.driver.doctor import estimate_space, require_machine
@@ -63,7 +64,7 @@ def run_campaign(config: Config, options: RunOptions, console: Console) -> int:
     require_machine(config, local=workflow.is_local, cores=workflow.cores, with_dft=with_dft)
     _warn_of_space(config, console)
     began = time.monotonic()
-    with _signals():
+    with stop_signals():
         try:
             with Lease(config.workdir, on_loss=partial(os.kill, os.getpid(), signal.SIGTERM)) as lease:
                 # The mark outlives a kill before everything is settled: what lies there may be of the earlier settings.
@@ -86,7 +87,7 @@ def run_campaign(config: Config, options: RunOptions, console: Console) -> int:
 
 
 @contextmanager
-def _signals() -> Iterator[None]:
+def stop_signals() -> Iterator[None]:
     """Turn SIGINT, SIGTERM and SIGHUP into ``Stopped``, once: what ends the run must not be interrupted itself."""
 
     def ask(number: int, _: FrameType | None) -> None:
@@ -123,7 +124,7 @@ def _drive(config: Config, rules: dict[str, Rule], workflow: Workflow, console: 
         if console.is_terminal:
             view = LiveView(config, rules, console, partial(jobs_to_run, log, start))
         else:
-            view = PlainView(config, console)
+            view = PlainView(config.workdir / ATTEMPTS_FILE, console)
         try:
             with view:
                 while True:

@@ -40,8 +40,8 @@ def jobs_to_run(log: Path, start: int) -> dict[str, int]:
 class PlainView:
     """One line for every job that starts or ends."""
 
-    def __init__(self, config: Config, console: Console) -> None:
-        self._path, self._console = config.workdir / ATTEMPTS_FILE, console
+    def __init__(self, attempts: Path, console: Console) -> None:
+        self._path, self._console = attempts, console
         self._began = time.monotonic()
         self._seen: dict[str, str] = {a.attempt: a.state for a in read_attempts(self._path)}
 

@@ -1,0 +1,79 @@
+"""`sluice experiment` and `sluice data`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from sluice.errors import ConfigError
+
+data_app = typer.Typer(help="Published data sets: where they come from, getting them.", no_args_is_help=True)
+
+
+def experiment(
+    name: Annotated[str | None, typer.Argument(help="Its name; left out: list the experiments.")] = None,
+    *,
+    quick: Annotated[bool, typer.Option("--quick", help="A small run of minutes, to see that it works.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="The paper's size; nothing is cut to meet the cap.")] = False,
+    cores: Annotated[int | None, typer.Option("--cores", min=1, help="CPU cores to use; else all.")] = None,
+    profile: Annotated[str | None, typer.Option("--profile", help="Profile under profiles/, or a directory.")] = None,
+    publish: Annotated[
+        bool,
+        typer.Option("--publish", help="Run nothing; write docs/experiments/NAME.{md,csv} from the last full run."),
+    ] = False,
+) -> None:
+    """Reproduce a paper's table: run it, or go on with it; results go to results/experiments/NAME."""
+    from rich.console import Console
+
+    from sluice.driver.experiment import CONFIGS, publish_table, run_experiment
+    from sluice.driver.rules import repository
+    from sluice.experiments.plan import experiment_names, load_experiment_config
+
+    console = Console()
+    if name is None:
+        folder = repository() / CONFIGS
+        for known in experiment_names(folder):
+            _, config = load_experiment_config(folder / f"{known}.yaml")
+            console.print(f"{known}: {config.title} ({config.paper})", highlight=False, markup=False)
+        return
+    if quick and full:
+        raise ConfigError("--quick and --full exclude each other")
+    if publish:
+        for path in publish_table(name):
+            typer.echo(f"{path} written")
+        return
+    mode: Literal["default", "quick", "full"] = "quick" if quick else "full" if full else "default"
+    raise typer.Exit(run_experiment(name, mode, cores=cores, profile=profile, console=console))
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """List the data sets, whether each is here, its licence and where it comes from."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from sluice.datasets.registry import local_copy, registry
+
+    table = Table(pad_edge=False)
+    for column in ("data set", "what", "here", "licence", "source"):
+        table.add_column(column, overflow="fold")
+    for name, entry in registry().items():
+        found = local_copy(name)
+        here = str(found) if found else "by hand" if entry.by_hand else f"no: sluice data fetch {name}"
+        table.add_row(name, entry.title, here, entry.licence, entry.homepage)
+    Console().print(table)
+
+
+@data_app.command("fetch")
+def data_fetch(
+    name: Annotated[str, typer.Argument(help="Name of the data set, see `sluice data list`.")],
+    directory: Annotated[
+        Path | None, typer.Option("--directory", help="Put its folder there instead of the user's cache.")
+    ] = None,
+) -> None:
+    """Get a data set from its authors, check it and convert it."""
+    from sluice.datasets.fetch import fetch_data
+
+    typer.echo(f"{name}: {fetch_data(name, directory)}")
