@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,10 +60,15 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
+def digest_of_outputs(rules: Iterable[tuple[str, Iterable[str]]]) -> str:
+    """Digest of what a job (or a group of jobs) makes: rules and their outputs as Snakemake names them."""
+    return _digest(sorted((rule, sorted(outputs)) for rule, outputs in rules))
+
+
 def identify(job: Any) -> JobIdentity:
     """The identity of one of Snakemake's jobs (or group of jobs)."""
     members = list(job) if job.is_group() else [job]
-    outputs = sorted((m.rule.name, sorted(str(f) for f in m.output)) for m in members)
+    outputs = digest_of_outputs((m.rule.name, [str(f) for f in m.output]) for m in members)
     settings = sorted(
         (
             m.rule.name,
@@ -74,4 +80,4 @@ def identify(job: Any) -> JobIdentity:
     )
     wildcards = "" if job.is_group() else "_".join(str(w) for w in job.wildcards)
     label = re.sub(r"[^A-Za-z0-9_.=-]+", "-", f"{job.name}_{wildcards}" if wildcards else job.name)[:80]
-    return JobIdentity(_digest(outputs), _digest(settings), label)
+    return JobIdentity(outputs, _digest(settings), label)

@@ -17,6 +17,7 @@ from sluice.attempts import Recorder, append_event, process_start
 from sluice.driver.processes import end_processes, started_by
 from sluice.driver.rules import read_rules, repository
 from sluice.driver.settle import read_markers, settle
+from sluice.driver.slurm_jobs import SlurmJobs, outputs_digest
 from sluice.errors import LeaseError, SluiceError
 from sluice.step import DRIVER_VARIABLE
 from sluice.store_writer import StoreWriter
@@ -45,7 +46,10 @@ def asked():
 def put_in_order(tmp_path, asked):
     def run(*, same_config: bool = True, dead_driver: str | None = None):
         rules = read_rules(repository() / "workflow" / "rules")
-        return settle(tmp_path, rules, dead_driver=dead_driver, same_config=same_config, snakemake=asked)
+        jobs = SlurmJobs(tmp_path)
+        return settle(
+            tmp_path, rules, dead_driver=dead_driver, same_config=same_config, snakemake=asked, slurm_jobs=jobs
+        )
 
     return run
 
@@ -217,6 +221,65 @@ def test_silent_slurm_stops_the_resume(tmp_path, put_in_order, monkeypatch):
     with pytest.raises(SluiceError, match=r"SLURM job 42.*squeue"):
         put_in_order()
     assert marker.exists()
+
+
+def queue_row(folder: Path, rule: str, *outputs: str, state: str = "RUNNING") -> str:
+    comment = f"sluice {outputs_digest(rule, outputs)} 0123456789abcdef {rule}"
+    return f"42|{state}|None|2026-01-01T00:00:00|N/A|n1|{SlurmJobs(folder).name}|{comment}\\n"
+
+
+@pytest.mark.parametrize("state", ["RUNNING", "PENDING"])
+def test_job_in_the_queue_is_known_by_what_it_makes(tmp_path, put_in_order, monkeypatch, state):
+    """The job itself writes the mark anew when it starts, and its SLURM id is lost."""
+    fake_squeue(tmp_path, monkeypatch, output=queue_row(tmp_path, "train_generator", *MODEL, state=state))
+    for output in MODEL:
+        mark(tmp_path, output, external=None)
+    write_text(tmp_path, MODEL[0])
+    other = mark(tmp_path, STORE, external=None)
+    found = put_in_order()
+    assert sorted(found.running) == sorted(MODEL) and (tmp_path / MODEL[0]).exists()
+    assert found.cleared == [STORE] and not other.exists()
+    assert "2 being made in SLURM, left alone (round_1/train/generator.ckpt" in found.describe()
+
+
+def test_job_of_another_campaign_in_the_queue_is_not_ours(tmp_path, put_in_order, monkeypatch):
+    row = queue_row(tmp_path / "elsewhere", "train_generator", *MODEL)
+    fake_squeue(tmp_path, monkeypatch, output=row)
+    for output in MODEL:
+        mark(tmp_path, output, external=None)
+    assert sorted(put_in_order().cleared) == sorted(MODEL)
+
+
+def finish_in_slurm(folder: Path, monkeypatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    finish(folder)
+    monkeypatch.delenv("SLURM_JOB_ID")
+    for output in MODEL:
+        write_text(folder, output)
+
+
+def test_what_ended_in_slurm_without_a_driver_is_put_on_record(tmp_path, put_in_order, asked, monkeypatch):
+    finish_in_slurm(tmp_path, monkeypatch)
+    found = put_in_order()
+    assert found.adopted == list(MODEL)
+    [words] = asked.words
+    assert words == ("--touch", "--force", *MODEL, "--allowed-rules", "train_generator")
+
+
+def test_what_ended_in_slurm_without_a_driver_is_made_again_with_other_settings(tmp_path, put_in_order, monkeypatch):
+    finish_in_slurm(tmp_path, monkeypatch)
+    found = put_in_order(same_config=False)
+    assert found.cleared == list(MODEL) and not (tmp_path / MODEL[0]).exists()
+
+
+def test_what_a_driver_has_put_on_record_is_left_alone(tmp_path, put_in_order, asked, monkeypatch):
+    finish_in_slurm(tmp_path, monkeypatch)
+    persistence = FilePersistence(path=tmp_path / ".snakemake")
+    for output in MODEL:
+        path = Path(persistence._record_path(persistence._metadata_path, output))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    assert put_in_order(same_config=False).describe() == "" and asked.words == []
 
 
 def test_orphans_of_the_dead_driver_are_ended(put_in_order):

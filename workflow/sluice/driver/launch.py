@@ -17,11 +17,13 @@ import yaml
 from sluice.config import Config
 from sluice.driver.processes import driver_token, end_processes, started_by
 from sluice.driver.rules import repository
+from sluice.driver.slurm_jobs import SlurmJobs
 from sluice.errors import SluiceError
 from sluice.step import DRIVER_VARIABLE
 
 CONFIG_COPY = "config.yaml"
 DRIVER_LOG = "logs/driver.log"
+INTERRUPT_SECONDS = 60.0  # for Snakemake to cancel its SLURM jobs
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class Workflow:
         self.profile = find_profile(options.profile, repository)
         settings = yaml.safe_load((self.profile / "config.yaml").read_text(encoding="utf-8")) or {}
         self.is_local = settings.get("executor", "local") == "local"
+        self.slurm_jobs = SlurmJobs(self.configfile.parent, settings.get("sluice-jobname-prefix"))
         cores = options.cores if options.cores is not None else settings.get("cores")
         self.cores = cores if isinstance(cores, int) else None  # None: all
 
@@ -144,8 +147,39 @@ class Workflow:
         )
 
 
-def stop(child: subprocess.Popen[bytes], *, patience: float = 10.0) -> None:
-    """End a run: Snakemake starts nothing more, steps write their last words, then what is left is killed."""
+def cancel(child: subprocess.Popen[bytes], jobs: SlurmJobs, *, patience: float = INTERRUPT_SECONDS) -> str:
+    """End a run on a cluster together with its SLURM jobs.
+
+    Snakemake gets one SIGINT, upon which its executor cancels what it has submitted; a second one would leave jobs
+    behind. What is in the queue after that (jobs of an earlier driver, or of a Snakemake that hangs) is cancelled here.
+
+    Returns:
+        What became of the jobs, in words.
+    """
+    if child.poll() is None:
+        child.send_signal(signal.SIGINT)
+    try:
+        child.wait(timeout=patience)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+    left = jobs.cancel()
+    if left is None:
+        return f"SLURM does not answer, so jobs may go on: `scancel --name={jobs.name}` ends them"
+    if left:
+        return f"SLURM jobs {', '.join(left)} are cancelled but have not ended yet"
+    return "no SLURM job of this campaign is left"
+
+
+def stop(child: subprocess.Popen[bytes], *, local: bool = True, patience: float = 10.0) -> None:
+    """End a run: Snakemake starts nothing more, steps write their last words, then what is left is killed.
+
+    On a cluster (not ``local``) only Snakemake ends: asked to, it would wait for its jobs, and they are to go on.
+    """
+    if not local:
+        child.kill()
+        child.wait()
+        return
     if child.poll() is None:
         child.send_signal(signal.SIGTERM)
     end_processes((p for p in started_by(driver_token()) if p.pid != child.pid), patience=patience)

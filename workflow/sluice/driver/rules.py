@@ -43,12 +43,18 @@ class Rule:
 
     def job_of(self, output: str) -> Job | None:
         """The job of this rule that makes ``output``, if there is one."""
-        for pattern in self.outputs:
-            match = re.fullmatch(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>\\w+)", re.escape(pattern)), output)
-            if match:
-                wildcards = match.groupdict()
-                return Job(self.name, tuple(p.format(**wildcards) for p in self.outputs), self.log.format(**wildcards))
-        return None
+        return next((job for pattern in self.outputs if (job := self._job(pattern, output))), None)
+
+    def job_named(self, name: str) -> Job | None:
+        """The job of this rule that the attempts file knows under a name, if there can be one."""
+        return self._job(self.log, f"logs/{name}.log")
+
+    def _job(self, pattern: str, path: str) -> Job | None:
+        match = re.fullmatch(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>\\w+)", re.escape(pattern)), path)
+        if match is None:
+            return None
+        wildcards = match.groupdict()
+        return Job(self.name, tuple(p.format(**wildcards) for p in self.outputs), self.log.format(**wildcards))
 
 
 def repository() -> Path:

@@ -10,22 +10,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
 
-from sluice.attempts import ATTEMPTS_FILE
+from sluice.attempts import ATTEMPTS_FILE, read_attempts
 from sluice.config import Config
 from sluice.config_file import load_config
 from sluice.driver.doctor import estimate_space, require_machine
 from sluice.driver.launch import (
     CONFIG_COPY,
     DRIVER_LOG,
+    INTERRUPT_SECONDS,
     RunOptions,
     Workflow,
+    cancel,
     environment,
     require_inside,
     stop,
@@ -33,7 +35,7 @@ from sluice.driver.launch import (
 )
 from sluice.driver.lease import Lease
 from sluice.driver.rules import Rule, read_rules, repository
-from sluice.driver.settle import settle
+from sluice.driver.settle import Settled, register, settle, unrecorded_jobs
 from sluice.driver.view import LiveView, PlainView, failures_since, jobs_to_run
 from sluice.errors import ConfigError, SluiceError
 
@@ -74,16 +76,48 @@ def run_campaign(config: Config, options: RunOptions, console: Console) -> int:
                     unsettled.touch()
                 store_config(config)
                 dead = lease.previous.driver if lease.previous else None
-                settled = settle(config.workdir, rules, dead_driver=dead, same_config=same, snakemake=workflow.ask)
+                settled = settle(
+                    config.workdir,
+                    rules,
+                    dead_driver=dead,
+                    same_config=same,
+                    snakemake=workflow.ask,
+                    slurm_jobs=workflow.slurm_jobs,
+                )
                 unsettled.unlink(missing_ok=True)
                 if text := settled.describe():
                     console.print(f"settled an interrupted run: {text}", highlight=False)
+                _refuse_slurm_jobs(settled, workflow)
                 code = _drive(config, rules, workflow, console)
+                _put_on_record(config.workdir, rules, workflow)
         except Stopped as request:
-            console.print(f"stopped by {request}; `sluice resume` goes on from here", style="yellow", highlight=False)
+            again = f"sluice resume {config.campaign}" + (f" --profile {options.profile}" if options.profile else "")
+            console.print(f"stopped by {request}; `{again}` goes on from here", style="yellow", highlight=False)
             return 128 + request.number
     _last_words(config, code, time.monotonic() - began, console)
     return code
+
+
+def _refuse_slurm_jobs(settled: Settled, workflow: Workflow) -> None:
+    """Do not do on this machine what SLURM is doing.
+
+    Raises:
+        SluiceError: naming the jobs and both ways out.
+    """
+    if settled.running and workflow.is_local:
+        raise SluiceError(
+            f"{len(settled.running)} outputs of this campaign are being made in SLURM ({settled.running[0]} …): resume "
+            f"with the profile it ran with, or end those jobs with `scancel --name={workflow.slurm_jobs.name}`"
+        )
+
+
+def _put_on_record(workdir: Path, rules: dict[str, Rule], workflow: Workflow) -> None:
+    """Jobs that ended between the settling and Snakemake's look at the files are known to nobody else."""
+    if workflow.is_local:
+        return
+    attempts = {attempt.job: attempt for attempt in read_attempts(workdir / ATTEMPTS_FILE)}
+    if jobs := unrecorded_jobs(workdir, rules, attempts.values()):
+        register(jobs, workflow.ask)
 
 
 @contextmanager
@@ -133,11 +167,29 @@ def _drive(config: Config, rules: dict[str, Rule], workflow: Workflow, console: 
                         break
                     except subprocess.TimeoutExpired:
                         view.update()
+        except Stopped as request:
+            if not workflow.is_local:
+                _leave_cluster(child, workflow, console, interrupted=request.number == signal.SIGINT)
+            raise
         finally:
-            stop(child)
+            stop(child, local=workflow.is_local)
     if code != 0:
         _explain(config, log, start, began, console)
     return code
+
+
+def _leave_cluster(child: subprocess.Popen[bytes], workflow: Workflow, console: Console, *, interrupted: bool) -> None:
+    """Ctrl-C ends the SLURM jobs, too; a driver that is told to end by its machine or its terminal leaves them."""
+    if interrupted:
+        console.print(f"cancelling this campaign's SLURM jobs (at most {INTERRUPT_SECONDS:.0f} s) …", style="yellow")
+        console.print(cancel(child, workflow.slurm_jobs), style="yellow", highlight=False)
+        return
+    stop(child, local=False)
+    living = workflow.slurm_jobs.living()
+    number = "SLURM jobs" if living is None else f"{len(living)} SLURM jobs"
+    text = f"{number} of this campaign go on without a driver; `scancel --name={workflow.slurm_jobs.name}` ends them"
+    with suppress(OSError):  # the terminal may be gone
+        console.print(text, style="yellow", highlight=False)
 
 
 def _explain(config: Config, log: Path, start: int, began: float, console: Console) -> None:
