@@ -51,6 +51,24 @@ def store(tmp_path) -> Path:
     return tmp_path / "a.h5"
 
 
+def test_words_of_failures_are_not_all_held_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("sluice.store_writer.MOST_WORDS", 5)
+    details = [f"duplicate of c{i // 2}" for i in range(40)] + ["duplicate of c0", "é" * 200, ""]
+    with StoreWriter(tmp_path / "a.h5", "candidates") as writer:
+        for start in range(0, len(details), 7):
+            part = details[start : start + 7]
+            names = [f"bad{start + i}" for i in range(len(part))]
+            writer.drop(names, ["duplicate", "known"][start % 2], detail=part)
+            assert all(len(book) <= 5 for book in writer._vocabulary.values())
+    with Store(tmp_path / "a.h5", "candidates") as store:
+        failures = store.failures()
+        assert failures.detail[:41] == details[:41] and failures.detail[42] == ""
+        assert failures.detail[41] == "é" * 126 + "…"  # cut to 256 bytes, and shown to be
+        assert store.reasons() == {"duplicate": 22, "known": 21}
+    with h5py.File(tmp_path / "a.h5") as handle:
+        assert handle["failures/detail_words"].dtype == "S256" and handle["failures/reason_words"].dtype == "S9"
+
+
 def test_round_trip(tmp_path):
     crystals = write(tmp_path / "a.h5", campaign="x", round_number=2, revision=3, settings={"b": 1})
     with Store(tmp_path / "a.h5", "candidates") as store:

@@ -20,6 +20,8 @@ ID_DTYPE = "S64"
 FAILURE_DATASETS = ("candidate_id", "kind", "reason", "detail")
 COUNTS = ("in", "made", "merged", "out", "rejected", "failed")
 VOCABULARY = ("reason", "detail")
+MOST_WORDS = 1 << 16  # distinct texts of a vocabulary held in memory while a store is written
+LONGEST_WORD = 256  # bytes, in a vocabulary of more than those
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,18 @@ from sluice.crystals import Crystals
 from sluice.errors import StoreError
 from sluice.provenance import created_with, sha256_of_file, sha256_of_text
 from sluice.schemas import SCHEMAS, Column
-from sluice.store_format import COUNTS, ID_DTYPE, VOCABULARY, Chunk, Growing, as_bytes, finish_digest, root_digest
+from sluice.store_format import (
+    COUNTS,
+    ID_DTYPE,
+    LONGEST_WORD,
+    MOST_WORDS,
+    VOCABULARY,
+    Chunk,
+    Growing,
+    as_bytes,
+    finish_digest,
+    root_digest,
+)
 
 
 class _Output(io.FileIO):
@@ -105,6 +116,7 @@ class StoreWriter:
         self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         self._output: _Output | None = None
         self._vocabulary: dict[str, dict[str, int]] = {name: {} for name in VOCABULARY}
+        self._words_written = dict.fromkeys(VOCABULARY, 0)
         self._growing: dict[str, Growing] = {}
 
     def __enter__(self) -> StoreWriter:
@@ -211,11 +223,28 @@ class StoreWriter:
             self._growing["failures/candidate_id"].append(as_bytes(candidate_id))
             self._growing["failures/kind"].append(np.full(n, kind.encode(), "S8"))
             for name, words in texts.items():
-                book = self._vocabulary[name]
-                self._growing[f"failures/{name}"].append(np.array([book.setdefault(w, len(book)) for w in words], "i4"))
+                self._growing[f"failures/{name}"].append(np.array([self._code(name, w) for w in words], "i4"))
         except OSError as error:
             raise self._disk_error(error) from error
         self.counts[kind] += n
+
+    def _code(self, name: str, word: str) -> int:
+        """Number of a word; a full book is written out and begun anew, so that memory does not grow with the words."""
+        book = self._vocabulary[name]
+        code = book.get(word)
+        if code is None:
+            if len(book) >= MOST_WORDS:
+                self._write_words(name, LONGEST_WORD)
+            code = book[word] = self._words_written[name] + len(book)
+        return code
+
+    def _write_words(self, name: str, size: int) -> None:
+        book, dataset = self._vocabulary[name], f"failures/{name}_words"
+        if dataset not in self._growing:
+            self._grow(dataset, f"S{size}")
+        self._growing[dataset].append(np.array([_cut(word, size) for word in book] or [b""], f"S{size}"))
+        self._words_written[name] += len(book)
+        book.clear()
 
     def count(self, *, made: int = 0, merged: int = 0, came_in: int | None = None) -> None:
         """Tell the funnel what was made, merged away, and (else derived) how many rows came in; adds up."""
@@ -250,10 +279,8 @@ class StoreWriter:
                 f"{self.path}: rows do not add up (in + made - merged != out + rejected + failed): {counts}"
             )
         for name in VOCABULARY:
-            words = np.array([w.encode() for w in self._vocabulary[name]] or [b""], dtype=bytes)
-            words = words.astype(f"S{max(1, words.dtype.itemsize)}")
-            self._grow(f"failures/{name}_words", words.dtype.str)
-            self._growing[f"failures/{name}_words"].append(words)
+            longest = max((len(word.encode()) for word in self._vocabulary[name]), default=1)
+            self._write_words(name, LONGEST_WORD if self._words_written[name] else max(1, longest))
         for growing in self._growing.values():
             growing.dataset.attrs["sha256"] = finish_digest(growing.digest, growing.dataset)
         for name, value in self._attributes.items():
@@ -289,6 +316,12 @@ class StoreWriter:
 def _input_name(path: Path) -> str:
     """What an input is called in the provenance: its path inside the campaign, or the end of an absolute one."""
     return "/".join(path.parts[-3:]) if path.is_absolute() else str(path)
+
+
+def _cut(word: str, size: int) -> bytes:
+    """A text in at most so many bytes; what is lost is shown."""
+    text = word.encode()
+    return text if len(text) <= size else text[: size - 3].decode(errors="ignore").encode() + "…".encode()
 
 
 def _settings_text(settings: BaseModel | Mapping[str, Any] | None) -> str:
