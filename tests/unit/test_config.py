@@ -82,7 +82,7 @@ def test_default_file_says_every_key_and_nothing_else(repository):
         ("curate:\n  source: files\n  files:\n    path: nowhere", ["line 4", "curate.files.path", "no such file"]),
         ("validate:\n  pseudos: /nowhere", ["line 2", "validate.pseudos = '/nowhere'", "no such file"]),
         ("generate:\n  allowed_elements: [Fe]", ["Fe", "chemistry.elements"]),
-        ("chemistry:\n  elements: [Li, O, F]\ngenerate:\n  excluded_elements: [F]", ["fewer than 3 elements"]),
+        ("chemistry:\n  elements: [Li, O, F]\ngenerate:\n  excluded_elements: [F]", ["2 elements are left"]),
         ("screen:\n  objectives: []", ["objectives", "1"]),
         ("screen:\n  objectives:\n    - quantity: volume_change", ["direction", "target"]),
         ("screen:\n  objectives:\n    - {quantity: volume_change, target: [2, 1]}", ["[lower, upper]"]),

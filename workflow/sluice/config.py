@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 # All sections can be had from here.
 from sluice.config_base import SUPPORTED_ELEMENTS, Count, Fraction, Positive, Section, check_elements  # noqa: F401
+from sluice.config_generator import GanSizes, GenerateSettings, GeneratorSettings  # noqa: F401
 from sluice.config_screen import (  # noqa: F401
     MODEL_OUTPUT,
     RANKABLE,
@@ -134,38 +135,6 @@ class CurateSettings(Section):
         return self
 
 
-class GeneratorSettings(Section):
-    """CubicGAN (Zhao et al., Adv. Sci. 2021): a Wasserstein GAN with gradient penalty."""
-
-    epochs: Count = Field(100, description="Passes over the training crystals.")
-    batch_size: Count = Field(64, description="Crystals in a training batch.")
-    learning_rate: Positive = Field(1e-3, description="Adam's step for generator and critic.")
-    critic_steps: Count = Field(3, description="Critic steps for one generator step.")
-    gradient_penalty: float = Field(1.0, ge=0.0, description="Weight of the gradient penalty.")
-    noise_size: Count = Field(128, description="Length of the noise vector.")
-    width: Positive = Field(
-        0.03125, description="Width of the networks relative to the paper's; 1 is the paper's, no layer is below 64."
-    )
-    coordinate_noise: float = Field(
-        0.5,
-        ge=0.0,
-        le=0.5,
-        description="Displacement of real coordinates in training, in steps of the quarter grid; rounding undoes it.",
-    )
-    lattice_weight: float = Field(
-        1.0,
-        ge=0.0,
-        description="Weight of the lattice head's error on real sites; 0: the head learns from the critic only.",
-    )
-    max_formation_energy: float | None = Field(
-        None, description="Learn only from crystals below this formation energy, eV/atom; null: from all."
-    )
-    dft_repeats: Count = Field(
-        5, description="How often a crystal confirmed by DFT in an earlier round is shown for once of the database's."
-    )
-    checkpoint_minutes: Positive = Field(1.0, description="Minutes between checkpoints.")
-
-
 class ScreenerSettings(Section):
     """CGCNN classifier (Xie and Grossman, PRL 2018) of stable-looking crystals."""
 
@@ -200,17 +169,6 @@ class TrainSettings(Section):
     threads: Count = Field(1, description="CPU threads of one training; results are equal to the bit at equal threads.")
     generator: GeneratorSettings = GeneratorSettings()
     screener: ScreenerSettings = ScreenerSettings()
-
-
-class GenerateSettings(Section):
-    """Candidates to draw."""
-
-    candidates: Count = Field(20_000, description="Candidates in a round.")
-    batches: Count = Field(4, description="Batches they are drawn in; batch k is the same whatever runs beside it.")
-    allowed_elements: tuple[str, ...] = Field((), description="Elements to draw from; empty: the chemistry's.")
-    excluded_elements: tuple[str, ...] = Field((), description="Elements never drawn.")
-
-    _elements = field_validator("allowed_elements", "excluded_elements")(check_elements)
 
 
 class ValidateSettings(Section):
@@ -289,12 +247,21 @@ class Config(Section):
                 f"curate.build.prototypes: none of {', '.join(names)} lies in chemistry.space_groups"
                 f" {list(self.chemistry.space_groups)}"
             )
-        allowed = set(self.generate.allowed_elements or self.chemistry.elements) - set(self.generate.excluded_elements)
-        outside = set(self.generate.allowed_elements) - set(self.chemistry.elements)
+        generate, sites = self.generate, self.train.generator.base_sites
+        allowed = set(generate.allowed_elements or self.chemistry.elements) - set(generate.excluded_elements)
+        outside = set(generate.allowed_elements) - set(self.chemistry.elements)
         if outside:
             raise ValueError(f"generate.allowed_elements: {sorted(outside)} not among chemistry.elements")
-        if len(allowed) < 3:
-            raise ValueError("generate: fewer than 3 elements are left to draw ternaries from")
+        if len(allowed) < sites:
+            raise ValueError(f"generate: {len(allowed)} elements are left, but {sites} are drawn for every candidate")
+        outside_groups = set(generate.space_groups) - set(self.chemistry.space_groups)
+        if outside_groups:
+            raise ValueError(f"generate.space_groups: {sorted(outside_groups)} not among chemistry.space_groups")
+        if generate.critic_share < 1 and self.train.generator.random_elements == 0:
+            raise ValueError(
+                f"generate.critic_share = {generate.critic_share:g} asks the critic to choose among elements, which it"
+                " never learns with train.generator.random_elements = 0; raise the latter, e.g. to 0.5"
+            )
         return self
 
     @property

@@ -8,7 +8,8 @@ from sluice.errors import SluiceError
 from sluice.generate import generate_candidates as module
 from sluice.generate.generate_candidates import batch_size, generate_candidates
 from sluice.models.cubicgan import CubicGAN
-from sluice.models.modelfile import save_model
+from sluice.models.cubicgan_sampling import group_weights
+from sluice.models.modelfile import load_model, save_model
 from sluice.store import Store
 
 CHEMISTRY = Chemistry(elements=("Li", "Na", "Mg", "O", "F", "Cl"))
@@ -20,10 +21,10 @@ def model(tmp_path_factory):
     """An untrained generator: what is tested here holds for any weights."""
     path = tmp_path_factory.mktemp("model") / "generator.ckpt"
     torch.manual_seed(3)
-    hyperparameters = {"noise_size": 8, "width": 0.02, "length_range": [3.5, 9.0]}
+    hyperparameters = {"sites": 3, "noise_size": 8, "sizes": {}, "length_range": [3.5, 9.0]}
     network = CubicGAN(**hyperparameters)
     with torch.no_grad():  # an untrained tanh stays near its middle: spread it over the grid
-        for parameter in (*network.dense.parameters(), *network.coordinates.parameters()):
+        for parameter in (*network.generator.dense.parameters(), *network.generator.coordinates.parameters()):
             parameter.mul_(3)
     facts = {"space_group_counts": [1, 2, 1], "elements": []}
     save_model(
@@ -108,7 +109,7 @@ def test_space_groups_are_drawn_by_frequency_among_those_wanted(model, tmp_path)
     only = Chemistry(elements=CHEMISTRY.elements, space_groups=(221,))
     with run(tmp_path / "b.h5", model, chemistry=only) as store:
         assert set(store.column("requested_space_group").tolist()) == {221}
-    weights = module.group_weights(module.load_model(model), (216, 221, 225))
+    weights = group_weights(load_model(model), (216, 221, 225))
     np.testing.assert_allclose(weights, [0.25, 0.5, 0.25])
 
 

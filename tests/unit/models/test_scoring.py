@@ -130,7 +130,7 @@ def test_bad_model_files_are_refused(model_file, tmp_path):
 
 
 def test_a_generator_gives_no_scores(tmp_path, crystals):
-    hyperparameters = {"noise_size": 4, "width": 0.01, "length_range": [3.0, 9.0]}
+    hyperparameters = {"sites": 3, "noise_size": 4, "sizes": {}, "length_range": [3.0, 9.0]}
     save_model(
         tmp_path / "generator.ckpt",
         kind="cubicgan",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from sluice.models.cubicgan import SPACE_GROUPS, Critic, CubicGAN, channels, round_points, scale_points
+from sluice.config_generator import GeneratorSettings
+from sluice.models.cubicgan import SPACE_GROUPS, CubicGAN, channels, round_points, scale_points
+from sluice.models.cubicgan_descriptors import fit_descriptors
 from sluice.models.element_features import continuous_table
-from sluice.models.orbits import Decomposition, grid_index, grid_points, space_group
+from sluice.models.orbits import Decomposition, canonical_points, grid_index, grid_points, space_group
 
 BETAS = (0.5, 0.9)  # of Adam, Gulrajani et al.
 # Candidates are drawn with the running average of the generator's weights (Yazici et al., ICLR 2019): the weights
@@ -22,107 +25,108 @@ BETAS = (0.5, 0.9)  # of Adam, Gulrajani et al.
 AVERAGE_DECAY = 0.99
 
 
-def sort_sites(elements: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(n, 3) order of each crystal's sites by electronegativity: a composition has one form, in training and sampling.
+@cache
+def electronegativity_ranks() -> NDArray[np.int64]:
+    """(104,) place of each element by electronegativity; ties (elements without a value) go by atomic number."""
+    values = continuous_table()[:, 0]
+    ranks = np.zeros(len(values), np.int64)
+    ranks[np.lexsort((np.arange(len(values)), values))] = np.arange(len(values))
+    return ranks
 
-    Ties (elements without a value) are broken by atomic number.
-    """
-    electronegativity = continuous_table()[:, 0][elements]
-    return np.lexsort((elements, electronegativity), axis=1)
+
+def sort_sites(elements: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n, S) order of each crystal's sites by electronegativity, so that a composition has one form everywhere."""
+    return np.argsort(electronegativity_ranks()[elements], axis=1)
 
 
 class GanLearner:
     """CubicGAN in training.
 
     Args:
-        data: crystals as three base sites.
+        data: crystals as base sites.
+        settings: of the networks and the training.
         training: indices of the training rows, repeats allowed; ``validation`` those of the validation rows.
-        noise_size: see ``CubicGAN``.
-        width: see ``CubicGAN``.
-        learning_rate: Adam's step for both networks.
-        critic_steps: critic steps for one generator step.
-        gradient_penalty: weight of the gradient penalty.
-        lattice_weight: weight of the lattice head's own error on real sites.
-        coordinate_noise: largest displacement of real coordinates, in grid steps of 1/4; up to 0.5 rounding undoes it.
-            Without it the critic tells real crystals by the roundness of their coordinates alone.
     """
 
     def __init__(
         self,
         data: Decomposition,
+        settings: GeneratorSettings,
         *,
         training: NDArray[np.int64],
         validation: NDArray[np.int64],
-        noise_size: int,
-        width: float,
-        learning_rate: float,
-        critic_steps: int,
-        gradient_penalty: float,
-        lattice_weight: float,
-        coordinate_noise: float,
     ) -> None:
         order = sort_sites(data.elements)
         self.elements = np.take_along_axis(data.elements, order, axis=1)
-        self.points = np.take_along_axis(data.points, order, axis=1)
+        self.points = canonical_points(data.space_groups, np.take_along_axis(data.points, order, axis=1))
         self.lengths = data.lengths
         self.groups = np.searchsorted(SPACE_GROUPS, data.space_groups)
-        self.training, self.validation = training, validation
+        self.training, self.validation, self.settings = training, validation, settings
         used = self.lengths[training]
         self.hyperparameters: dict[str, Any] = {
-            "noise_size": noise_size,
-            "width": width,
+            "sites": settings.base_sites,
+            "noise_size": settings.noise_size,
+            "sizes": settings.sizes.model_dump(mode="json"),
             "length_range": [float(used.min()), float(used.max())],
+            "dropout": settings.dropout,
+            "critic_dropout": settings.critic_dropout,
+            "lattice_inputs": settings.lattice_inputs,
         }
-        self.width, self.learning_rate, self.critic_steps = width, learning_rate, critic_steps
-        self.gradient_penalty, self.lattice_weight = gradient_penalty, lattice_weight
-        self.coordinate_noise = coordinate_noise * (scale_points(np.array(1)) - scale_points(np.array(0))).item()
+        grid_step = (scale_points(np.array(1)) - scale_points(np.array(0))).item()
+        self.coordinate_noise = settings.coordinate_noise * grid_step
         self.steps_done = 0
         self.last: dict[str, Tensor] = {}
 
     def set_up(self, fabric: Fabric) -> None:
         """Build both networks, their optimizers, and the training tensors."""
         self.fabric = fabric
-        self.generator, self.critic = CubicGAN(**self.hyperparameters), Critic(width=self.width)
-        self.generator_optimizer = torch.optim.Adam(
-            self.generator.parameters(), lr=self.learning_rate, betas=BETAS, fused=True
-        )
-        self.critic_optimizer = torch.optim.Adam(
-            self.critic.parameters(), lr=self.learning_rate, betas=BETAS, fused=True
-        )
-        self.average = copy.deepcopy(self.generator)
+        self.network = CubicGAN(**self.hyperparameters)
+        self.network.features.copy_(torch.from_numpy(fit_descriptors(self.elements[self.training])))
+        self.generator, self.critic = self.network.generator, self.network.critic
+        rate = self.settings.learning_rate
+        self.generator_optimizer = torch.optim.Adam(self.generator.parameters(), lr=rate, betas=BETAS, fused=True)
+        self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=rate, betas=BETAS, fused=True)
+        self.average = copy.deepcopy(self.generator).eval()
         self._generator, self._generator_optimizer = fabric.setup(self.generator, self.generator_optimizer)
         self._critic, self._critic_optimizer = fabric.setup(self.critic, self.critic_optimizer)
         self._generator.mark_forward_method("lattice_constant")
         self.average = self.average.to(fabric.device).requires_grad_(False)
-        self._coordinates = fabric.to_device(torch.from_numpy(scale_points(grid_points()[self.points])))  # (n, 3, 3)
-        self._lengths = fabric.to_device(torch.from_numpy(self.generator.scale_lengths(self.lengths)))
+        self._coordinates = fabric.to_device(torch.from_numpy(scale_points(grid_points()[self.points])))  # (n, S, 3)
+        self._lengths = fabric.to_device(torch.from_numpy(self.network.scale_lengths(self.lengths)))
         self._groups = fabric.to_device(torch.from_numpy(self.groups))
         self._elements = fabric.to_device(torch.from_numpy(self.elements))
+        self._features = fabric.to_device(self.network.features)
+        choice = np.unique(self.elements[self.training])
+        self._choice = fabric.to_device(torch.from_numpy(choice[np.argsort(electronegativity_ranks()[choice])]))
 
     def _real(self, rows: Tensor) -> Tensor:
         coordinates = self._coordinates[rows]
         coordinates = coordinates + (torch.rand_like(coordinates) * 2 - 1) * self.coordinate_noise
-        return channels(coordinates, self._lengths[rows], self._groups[rows], self._elements[rows], self._features)
+        return channels(coordinates, self._lengths[rows], self._groups[rows], self._features[self._elements[rows]])
 
     def _fake(self, rows: Tensor) -> Tensor:
-        """Crystals of the generator's with the real ones' space groups and elements."""
+        """Crystals of the generator's with the real ones' space groups and, but for a share, elements."""
         groups, elements = self._groups[rows], self._elements[rows]
-        coordinates, lengths = self._generator(self._noise(len(rows)), groups, elements)
-        return channels(coordinates.float(), lengths.float(), groups, elements, self._features)
-
-    @property
-    def _features(self) -> Tensor:
-        return self.generator.features
+        share = self.settings.random_elements
+        if share > 0:
+            # Places in the list sorted by electronegativity, the smallest first, as sort_sites has them.
+            keys = torch.rand(len(rows), len(self._choice), device=rows.device)
+            places = keys.topk(elements.shape[1], dim=1).indices.sort(dim=1).values
+            chance = torch.rand(len(rows), 1, device=rows.device) < share
+            elements = torch.where(chance, self._choice[places], elements)
+        descriptors = self._features[elements]
+        coordinates, lengths = self._generator(self._noise(len(rows)), groups, descriptors)
+        return channels(coordinates.float(), lengths.float(), groups, descriptors)
 
     def _noise(self, n: int) -> Tensor:
-        return torch.randn(n, self.generator.noise_size, device=self.fabric.device)
+        return torch.randn(n, self.settings.noise_size, device=self.fabric.device)
 
     def step(self, index: NDArray[np.int64], progress: float) -> dict[str, Tensor]:
         """A critic step; after every ``critic_steps`` of them a generator step."""
         rows = torch.from_numpy(self.training[index]).to(self.fabric.device)
         losses = self._critic_step(rows)
         self.steps_done += 1
-        if self.steps_done % self.critic_steps == 0 or not self.last:
+        if self.steps_done % self.settings.critic_steps == 0 or not self.last:
             self.last = self._generator_step(rows)
         return {**losses, **self.last}
 
@@ -132,12 +136,13 @@ class GanLearner:
             fake = self._fake(rows)
         judged = self._critic(torch.cat([real, fake])).float()
         gap = judged[: len(real)].mean() - judged[len(real) :].mean()
-        # The authors' code draws the mixing coefficient from N(0, 1); U(0, 1) is the published method's.
-        share = torch.rand(len(rows), 1, 1, device=real.device)
+        shape = (len(rows), 1, 1)
+        uniform = self.settings.mixing == "uniform"
+        share = torch.rand(shape, device=real.device) if uniform else torch.randn(shape, device=real.device)
         mixed = (share * real + (1 - share) * fake).requires_grad_(True)
         slope = torch.autograd.grad(self._critic(mixed).float().sum(), mixed, create_graph=True)[0]
         penalty = ((slope.flatten(1).norm(dim=1) - 1) ** 2).mean()
-        loss = -gap + self.gradient_penalty * penalty
+        loss = -gap + self.settings.gradient_penalty * penalty
         self._critic_optimizer.zero_grad()
         self.fabric.backward(loss)
         self._critic_optimizer.step()
@@ -147,11 +152,11 @@ class GanLearner:
         loss = -self._critic(self._fake(rows)).float().mean()
         # ASSUME: the lattice head also learns from real sites directly; the published head sees the critic only.
         lengths = self._generator.lattice_constant(
-            self._coordinates[rows], self._noise(len(rows)), self._groups[rows], self._elements[rows]
+            self._coordinates[rows], self._groups[rows], self._features[self._elements[rows]]
         )
         lattice = mse_loss(lengths.float(), self._lengths[rows])
         self._generator_optimizer.zero_grad()
-        self.fabric.backward(loss + self.lattice_weight * lattice)
+        self.fabric.backward(loss + self.settings.lattice_weight * lattice)
         self._generator_optimizer.step()
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.generator.parameters()), 1 - AVERAGE_DECAY)
@@ -160,27 +165,35 @@ class GanLearner:
     def end_epoch(self, epoch: int) -> dict[str, float]:
         """On the validation crystals' space groups and elements: what the generator makes of them.
 
-        ``val_distinct_sites`` is the share of crystals whose three sites lie in three orbits, ``val_recovered`` the
-        share whose three orbits are the real ones, ``val_length_mae_angstrom`` the lattice constant's error.
+        ``val_distinct_sites`` is the share of crystals whose sites lie in different orbits, ``val_recovered`` the
+        share that is the real arrangement, ``val_length_mae_angstrom`` the lattice constant's error.
         """
         if not len(self.validation):
             return {}
         rows = torch.from_numpy(self.validation).to(self.fabric.device)
+        descriptors = self._features[self._elements[rows]]
         with torch.no_grad():
             real, noise = self._real(rows), self._noise(len(rows))
-            coordinates, lengths = self.average(noise, self._groups[rows], self._elements[rows])
-            fake = channels(coordinates, lengths, self._groups[rows], self._elements[rows], self._features)
+            coordinates, lengths = self.average(noise, self._groups[rows], descriptors)
+            fake = channels(coordinates, lengths, self._groups[rows], descriptors)
             gap = self._critic(real).float().mean() - self._critic(fake).float().mean()
         points = grid_index(round_points(coordinates.float().cpu().numpy()))
         groups = self.groups[self.validation]
-        found, wanted = orbits_of(groups, points), orbits_of(groups, self.points[self.validation])
-        errors = np.abs(self.generator.unscale_lengths(lengths.float().cpu().numpy()) - self.lengths[self.validation])
+        apart = distinct(orbits_of(groups, points))
+        found = canonical_points(np.array(SPACE_GROUPS)[groups], points)
+        right = apart & (found == self.points[self.validation]).all(axis=1)
+        errors = np.abs(self.network.unscale_lengths(lengths.float().cpu().numpy()) - self.lengths[self.validation])
         return {
             "val_critic_gap": float(gap),
-            "val_distinct_sites": float(distinct(found).mean()),
-            "val_recovered": float((found == wanted).all(axis=1).mean()),
+            "val_distinct_sites": float(apart.mean()),
+            "val_recovered": float(right.mean()),
             "val_length_mae_angstrom": float(errors.mean()),
         }
+
+    def weights(self) -> dict[str, Tensor]:
+        """The network to keep: the averaged generator and the critic."""
+        averaged = {f"generator.{name}": value for name, value in self.average.state_dict().items()}
+        return {**self.network.state_dict(), **averaged}
 
     def state(self) -> dict[str, Any]:
         """Both networks and optimizers, and where the alternation stands."""
@@ -206,7 +219,7 @@ class GanLearner:
 
 
 def orbits_of(groups: NDArray[np.int64], points: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(n, 3) orbit of each site; ``groups`` (n,) are indices in ``SPACE_GROUPS``, ``points`` (n, 3) grid indices."""
+    """(n, S) orbit of each site; ``groups`` (n,) are indices in ``SPACE_GROUPS``, ``points`` (n, S) grid indices."""
     found = np.zeros_like(points)
     for place, number in enumerate(SPACE_GROUPS):
         found[groups == place] = space_group(number).orbit_of[points[groups == place]]
@@ -214,6 +227,6 @@ def orbits_of(groups: NDArray[np.int64], points: NDArray[np.int64]) -> NDArray[n
 
 
 def distinct(values: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """(n,) whether the three values of each row differ."""
+    """(n,) whether the values of each row differ."""
     ordered = np.sort(values, axis=1)
     return (ordered[:, 1:] != ordered[:, :-1]).all(axis=1)

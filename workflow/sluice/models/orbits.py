@@ -1,4 +1,4 @@
-"""Orbits of the cubic space groups on the quarter grid, and crystals built from three of them.
+"""Orbits of the cubic space groups on the quarter grid, and crystals built from a few of them.
 
 Coordinates that are multiples of 1/4 are the 64 points of a 4 × 4 × 4 grid in the conventional cell; an orbit is a set
 of such points, so everything about a space group fits into small tables that are made once.
@@ -42,6 +42,8 @@ class SpaceGroup:
         starts: (o + 1,) where each orbit's rows begin in ``frac_coords``.
         frac_coords: (r, 3) coordinates of the orbits' atoms in the primitive standard cell.
         primitive: (3, 3) primitive vectors in units of the conventional lattice constant.
+        equivalents: (q, o) orbit that each orbit becomes under the shifts and inversions that leave the space group as
+            it is (its normalizer): q descriptions of one crystal.
     """
 
     number: int
@@ -50,6 +52,7 @@ class SpaceGroup:
     starts: NDArray[np.int64]
     frac_coords: NDArray[np.float64]
     primitive: NDArray[np.float64]
+    equivalents: NDArray[np.int64]
 
     @property
     def sizes(self) -> NDArray[np.int64]:
@@ -98,7 +101,45 @@ def space_group(number: int) -> SpaceGroup:
         fractions = np.mod(points[orbit_of == orbit] / GRID @ np.linalg.inv(primitive), 1.0)
         rows.append(np.unique(np.round(fractions, 10) % 1.0, axis=0))
         starts.append(starts[-1] + len(rows[-1]))
-    return SpaceGroup(number, orbit_of, representative, np.array(starts), np.concatenate(rows), primitive)
+    equivalents = _equivalents(rotations, shifts, orbit_of, representative)
+    return SpaceGroup(number, orbit_of, representative, np.array(starts), np.concatenate(rows), primitive, equivalents)
+
+
+def _equivalents(
+    rotations: NDArray[np.int64], shifts: NDArray[np.int64], orbit_of: NDArray[np.int64], smallest: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """(q, o) permutations of the orbits by shifts t on the grid, perhaps with inversion, that map the group to itself.
+
+    Conjugating the operation (R, s) by x → ±x + t gives (R, ±s + t − R t), which must be in the group again.
+    """
+    points = grid_points()
+    operations = {(r.tobytes(), *s) for r, s in zip(rotations, np.mod(shifts, GRID).tolist(), strict=True)}
+    found = []
+    for shift in points:
+        for sign in (1, -1):
+            moved = np.mod(sign * shifts + shift - rotations @ shift, GRID).tolist()
+            if all((r.tobytes(), *s) in operations for r, s in zip(rotations, moved, strict=True)):
+                found.append(orbit_of[grid_index(sign * points[smallest] + shift)])
+    return np.unique(found, axis=0)
+
+
+def canonical_points(numbers: NDArray[np.int64], points: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n, S) the one of all equivalent descriptions of each crystal whose orbits come first, as grid indices.
+
+    On-grid crystals of one space group and composition are the same, but for their size, if and only if these agree.
+
+    Args:
+        numbers: (n,) space groups.
+        points: (n, S) grid index of each base site.
+    """
+    found = np.zeros_like(points)
+    for number in np.unique(numbers):
+        group, chosen = space_group(int(number)), numbers == number
+        orbits = group.equivalents[:, group.orbit_of[points[chosen]]]  # (q, k, S)
+        weights = len(group.representative) ** np.arange(orbits.shape[2])[::-1]
+        first = (orbits @ weights).argmin(axis=0)
+        found[chosen] = group.representative[orbits[first, np.arange(orbits.shape[1])]]
+    return found
 
 
 def build_crystals(
@@ -108,14 +149,14 @@ def build_crystals(
 
     Args:
         numbers: (n,) space groups.
-        points: (n, 3) grid index of each base site; those of one crystal must lie in different orbits.
-        elements: (n, 3) atomic numbers of the base sites.
+        points: (n, S) grid index of each base site; those of one crystal must lie in different orbits.
+        elements: (n, S) atomic numbers of the base sites.
         lengths: (n,) conventional lattice constants in Å.
     """
     n = len(numbers)
     lattice = np.zeros((n, 3, 3))
-    first = np.zeros((n, 3), dtype=np.int64)  # row in the joint table of coordinates
-    size = np.zeros((n, 3), dtype=np.int64)
+    first = np.zeros(points.shape, dtype=np.int64)  # (n, S) row in the joint table of coordinates
+    size = np.zeros(points.shape, dtype=np.int64)
     tables, offset = [], 0
     for number in np.unique(numbers):
         group, chosen = space_group(int(number)), numbers == number
@@ -139,13 +180,13 @@ def build_crystals(
 
 @dataclass(frozen=True)
 class Decomposition:
-    """Crystals as three base sites.
+    """Crystals as S base sites.
 
     Attributes:
         index: (k,) which of the given crystals these are; the others have no such form.
         space_groups: (k,) 216, 221 or 225.
-        points: (k, 3) grid index of the representative of each orbit.
-        elements: (k, 3) atomic numbers, distinct.
+        points: (k, S) grid index of the representative of each orbit.
+        elements: (k, S) atomic numbers, distinct.
         lengths: (k,) conventional lattice constant in Å.
     """
 
@@ -156,8 +197,8 @@ class Decomposition:
     lengths: NDArray[np.float64]
 
 
-def decompose(crystals: Crystals, space_groups: tuple[int, ...]) -> Decomposition:
-    """Find those crystals that are three orbits of distinct elements on the quarter grid.
+def decompose(crystals: Crystals, space_groups: tuple[int, ...], sites: int = 3) -> Decomposition:
+    """Find those crystals that are ``sites`` orbits of as many elements on the quarter grid.
 
     Symmetry is searched once for every set of crystals that differ only by size and by which elements they hold.
     """
@@ -168,7 +209,7 @@ def decompose(crystals: Crystals, space_groups: tuple[int, ...]) -> Decompositio
         numbers = crystals.numbers[part]
         kinds, labels = np.unique(numbers, return_inverse=True)
         scale = np.cbrt(abs(np.linalg.det(crystals.lattice[i])))
-        if len(kinds) != 3 or not np.isfinite(scale) or scale <= 0:
+        if len(kinds) != sites or not np.isfinite(scale) or scale <= 0:
             continue
         shape = np.round(crystals.lattice[i] / scale, 4) + 0.0
         frac = np.round(crystals.frac_coords[part], 4) + 0.0
@@ -180,7 +221,7 @@ def decompose(crystals: Crystals, space_groups: tuple[int, ...]) -> Decompositio
             number, points, order, length = found
             rows.append((i, number, points, kinds[order].astype(np.int64), length * scale))
     if not rows:
-        none = np.zeros((0, 3), np.int64)
+        none = np.zeros((0, sites), np.int64)
         return Decomposition(np.zeros(0, np.int64), np.zeros(0, np.int64), none, none, np.zeros(0))
     index, groups, points, elements, lengths = zip(*rows, strict=True)
     return Decomposition(
@@ -207,7 +248,7 @@ def _decompose_one(
         return None
     group, index = space_group(found.number), grid_index(nearest.astype(np.int64))
     points, order = [], []
-    for label in range(3):
+    for label in range(int(labels.max()) + 1):
         orbits = np.unique(group.orbit_of[index[found.std_types == label]])
         if len(orbits) != 1:
             return None

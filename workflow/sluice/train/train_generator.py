@@ -1,4 +1,4 @@
-"""Train the generator: CubicGAN on ternary cubic crystals of the training set."""
+"""Train the generator: CubicGAN on ternary (or quaternary) cubic crystals of the training set."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sluice.step import run_step
 from sluice.store import Chunk, Store
 from sluice.train.common import copy_outputs, derive_seed, has_stopped, training_digest
 
-REVISION = 1
+REVISION = 2
 
 
 def train_generator(
@@ -36,7 +36,7 @@ def train_generator(
     model: Path,
     metrics: Path,
 ) -> None:
-    """Train CubicGAN on those training crystals that are three orbits on the quarter grid.
+    """Train CubicGAN on those training crystals that are three (or four) orbits on the quarter grid.
 
     Args:
         training_set: schema ``dataset`` with ``confirmed`` and ``label_round``.
@@ -62,29 +62,20 @@ def train_generator(
         rows, content, campaign = store.rows(), store.content_sha256, str(store.attributes["campaign"])
     data = rows.select(wanted(rows, settings.max_formation_energy))
     assert data.crystals is not None
-    sites = decompose(data.crystals, SPACE_GROUPS)
+    sites = decompose(data.crystals, SPACE_GROUPS, settings.base_sites)
     split = data.columns["split"][sites.index]
     fit = np.flatnonzero(split == b"train")
-    print(f"{len(sites.index)} of {len(data)} crystals are three orbits on the quarter grid, {len(fit)} for training")
+    what = f"{settings.base_sites} orbits on the quarter grid"
+    print(f"{len(sites.index)} of {len(data)} crystals are {what}, {len(fit)} for training")
     if len(fit) == 0:
         raise SluiceError(
-            f"{training_set}: none of {len(data)} crystals is ternary, cubic (216, 221, 225) and on the quarter grid"
-            " below train.generator.max_formation_energy; CubicGAN learns from such only"
+            f"{training_set}: none of {len(data)} crystals has {settings.base_sites} elements"
+            " (train.generator.base_sites), is cubic (216, 221, 225) and on the quarter grid below"
+            " train.generator.max_formation_energy; CubicGAN learns from such only"
         )
     dft = data.columns["label_round"][sites.index[fit]] > 0
     training = np.repeat(fit, np.where(dft, settings.dft_repeats, 1))
-    learner = GanLearner(
-        sites,
-        training=training,
-        validation=np.flatnonzero(split == b"val"),
-        noise_size=settings.noise_size,
-        width=settings.width,
-        learning_rate=settings.learning_rate,
-        critic_steps=settings.critic_steps,
-        gradient_penalty=settings.gradient_penalty,
-        lattice_weight=settings.lattice_weight,
-        coordinate_noise=settings.coordinate_noise,
-    )
+    learner = GanLearner(sites, settings, training=training, validation=np.flatnonzero(split == b"val"))
     train(
         learner,
         Plan(
@@ -117,11 +108,12 @@ def train_generator(
         kind="cubicgan",
         task="generation",
         hyperparameters=learner.hyperparameters,
-        state=learner.average.state_dict(),
+        state=learner.weights(),
         facts={
             "space_groups": list(SPACE_GROUPS),
             "space_group_counts": counts.tolist(),
             "elements": sorted({int(z) for z in sites.elements[training].ravel()}),
+            "random_elements": settings.random_elements,
             "training_sha256": content,
             "training_rows": len(fit),
             "dft_rows": int(dft.sum()),
