@@ -59,7 +59,7 @@ class Hull:
         for system, rows in rows_of.items():
             planes = self.planes(system)
             if planes is not None and system:
-                shares = fractions[np.ix_(rows, np.array(system))]  # (k, d)
+                shares = fractions[rows][:, list(system)]  # (k, d)
                 found[rows] = np.asarray(energies)[rows] - (shares @ planes.T).max(axis=1)
         return found
 
@@ -76,7 +76,7 @@ class Hull:
     def _find_planes(self, system: tuple[int, ...]) -> NDArray[np.float64] | None:
         absent = np.setdiff1d(np.arange(MAX_Z + 1), system)
         members = np.flatnonzero(~self._present[:, absent].any(axis=1))
-        shares, energies = self.fractions[np.ix_(members, np.array(system))], self.energies[members]
+        shares, energies = self.fractions[members][:, list(system)], self.energies[members]
         pure = [np.flatnonzero(shares[:, i] == 1.0) for i in range(len(system))]
         if not all(len(rows) for rows in pure):
             return None
