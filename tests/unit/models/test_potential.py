@@ -69,7 +69,7 @@ def test_batches_and_repeats_do_not_matter(known):
 
 
 def test_relaxed_formation_energies(known):
-    relaxed = relax(known, max_force=0.02, max_steps=50, device="cpu")
+    relaxed = list(relax(known, max_force=0.02, max_steps=50, device="cpu"))
     assert [r.reason for r in relaxed] == ["", "", ""]
     assert all(r.converged and r.max_force < 0.02 for r in relaxed)
     found = formation_energies(
@@ -85,8 +85,25 @@ def test_relaxation_finds_the_same_minimum_from_both_sides_and_keeps_symmetry(kn
     assert one.crystal.volumes[0] == pytest.approx(two.crystal.volumes[0], rel=0.01)
     assert one.energy == pytest.approx(two.energy, abs=1e-3)
     assert _space_group(one.crystal) == 221
-    again = relax(stretched[:1], max_force=0.02, max_steps=100, device="cpu")[0]
+    (again,) = relax(stretched[:1], max_force=0.02, max_steps=100, device="cpu")
     assert np.array_equal(again.crystal.lattice, one.crystal.lattice) and again.energy == one.energy
+
+
+def test_collapsed_and_exploded_crystals_are_given_up_at_once_and_others_not_touched():
+    """From 3.6 Å the cell grows by 1.35 in volume, from 4.5 Å it shrinks by as much, from 4.0 Å it stays."""
+    crystals = Crystals.from_structures([perovskite(a) for a in (3.6, 4.5, 4.0)])
+    free = list(relax(crystals, max_force=0.02, max_steps=100, device="cpu"))
+    bound = list(relax(crystals, max_force=0.02, max_steps=100, max_volume_change=1.1, device="cpu"))
+    assert all(r.converged for r in free)
+    assert [(r.reason, r.converged) for r in bound] == [("exploded", False), ("collapsed", False), ("", True)]
+    for one, other, start in zip(bound[:2], free[:2], crystals.volumes, strict=False):
+        assert 0 < one.steps < other.steps and np.isnan(one.energy)
+        ratio = one.crystal.volumes[0] / start
+        assert 1.1 < max(ratio, 1 / ratio) < 1.3  # stopped on the way
+        assert "limit" in one.detail
+    assert (bound[2].energy, bound[2].steps, bound[2].max_force) == (free[2].energy, free[2].steps, free[2].max_force)
+    assert np.array_equal(bound[2].crystal.lattice, free[2].crystal.lattice)
+    assert np.array_equal(bound[2].crystal.frac_coords, free[2].crystal.frac_coords)
 
 
 def test_cell_forces_count_for_convergence():
@@ -102,7 +119,7 @@ def test_impossible_crystals_come_back_with_reasons():
     numbers = np.array([11, 17, 11, 17, 11, 17, 96, 17], np.uint8)
     frac = np.tile([[0.0, 0, 0], [0.5, 0.5, 0.5]], (4, 1))
     crystals = Crystals(lattice, np.arange(0, 9, 2, dtype=np.int64), numbers, frac)
-    results = relax(crystals, max_force=0.05, max_steps=5, device="cpu")
+    results = list(relax(crystals, max_force=0.05, max_steps=5, device="cpu"))
     assert [r.reason for r in results] == ["exploded", "collapsed", "not a number", "unknown element"]
     assert all(not r.converged and np.isnan(r.energy) and r.detail for r in results)
     assert np.isnan(energies(crystals, device="cpu")).all()
@@ -145,12 +162,12 @@ def test_an_element_has_no_formation_energy_and_an_unknown_one_none():
 def test_nothing_in_nothing_out(capsys):
     assert len(energies(Crystals.empty(), device="cpu")) == 0
     assert len(formation_energies(Crystals.empty(), np.zeros(0))) == 0
-    assert relax(Crystals.empty(), max_force=0.05, max_steps=5) == []
+    assert list(relax(Crystals.empty(), max_force=0.05, max_steps=5)) == []
 
 
 def test_silent(known, capsys):
     load_chgnet.cache_clear()
-    relax(known[:1], max_force=0.05, max_steps=5, device="cpu")
+    assert len(list(relax(known[:1], max_force=0.05, max_steps=5, device="cpu"))) == 1
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err == ""
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -240,38 +241,61 @@ class ChgnetCalculator(Calculator):
         }
 
 
-def relax_iter(
-    crystals: Crystals, *, max_force: float, max_steps: int, device: str = "auto", keep_symmetry: bool = True
-) -> Iterator[Relaxed]:
-    """Relax crystals one after the other; see ``relax``."""
-    model = load_chgnet(device) if len(crystals) else None
-    for i in range(len(crystals)):
-        assert model is not None
-        yield _relax_one(crystals[i : i + 1], ChgnetCalculator(model), max_force, max_steps, keep_symmetry)
-
-
 def relax(
-    crystals: Crystals, *, max_force: float, max_steps: int, device: str = "auto", keep_symmetry: bool = True
-) -> list[Relaxed]:
-    """Relax atoms and cell of every crystal with CHGNet; one that fails comes back with its reason, nothing is raised.
+    crystals: Crystals,
+    *,
+    max_force: float,
+    max_steps: int,
+    max_volume_change: float = math.inf,
+    device: str = "auto",
+    keep_symmetry: bool = True,
+) -> Iterator[Relaxed]:
+    """Relax atoms and cell of one crystal after the other; one that fails has its reason, nothing is raised.
 
     BFGS on atoms and cell together (``FrechetCellFilter``): a crystal is converged once the largest force *and* the
-    largest cell force (virial per atom) are below ``max_force``. Deterministic.
+    largest cell force (virial per atom) are below ``max_force``. Deterministic; ``max_volume_change`` makes no
+    difference to crystals that stay within it.
 
     Args:
         crystals: n crystals.
         max_force: limit for forces and cell forces, eV/Å.
         max_steps: most optimizer steps.
+        max_volume_change: volume ratio to the start beyond which a crystal is given up as exploded, and below whose
+            inverse as collapsed, at whatever step that happens.
         device: ``auto``, ``cpu`` or ``cuda``.
         keep_symmetry: hold the space group found at the start; otherwise numerical noise may leave a saddle point.
+
+    Yields:
+        One result a crystal, in order.
     """
-    return list(
-        relax_iter(crystals, max_force=max_force, max_steps=max_steps, device=device, keep_symmetry=keep_symmetry)
-    )
+    model = load_chgnet(device) if len(crystals) else None
+    for i in range(len(crystals)):
+        assert model is not None
+        yield _relax_one(
+            crystals[i : i + 1],
+            ChgnetCalculator(model),
+            max_force=max_force,
+            max_steps=max_steps,
+            max_volume_change=max_volume_change,
+            keep_symmetry=keep_symmetry,
+        )
+
+
+def _check_volume(ratio: float, limit: float) -> None:
+    if ratio > limit:
+        raise PotentialError("exploded", f"volume ratio {ratio:.3g}, limit {limit:g}")
+    if ratio < 1.0 / limit:
+        raise PotentialError("collapsed", f"volume ratio {ratio:.3g}, limit 1/{limit:g}")
 
 
 def _relax_one(
-    crystal: Crystals, calculator: ChgnetCalculator, max_force: float, max_steps: int, keep_symmetry: bool
+    crystal: Crystals,
+    calculator: ChgnetCalculator,
+    *,
+    max_force: float,
+    max_steps: int,
+    max_volume_change: float,
+    keep_symmetry: bool,
 ) -> Relaxed:
     steps, force = 0, float("nan")
     try:
@@ -288,6 +312,7 @@ def _relax_one(
             optimizer = BFGS(filtered, logfile=None)
             for _ in optimizer.irun(fmax=max_force, steps=max_steps):
                 steps = optimizer.nsteps
+                _check_volume(float(atoms.get_volume() / crystal.volumes[0]), max_volume_change)
                 force = float(np.sqrt((filtered.get_forces() ** 2).sum(axis=1)).max())
         energy = float(atoms.get_potential_energy()) / len(atoms)
     except PotentialError as error:

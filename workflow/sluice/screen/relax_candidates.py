@@ -12,16 +12,14 @@ from sluice.chemistry.geometry import min_distance_ratios
 from sluice.chemistry.symmetry import space_group
 from sluice.config import RelaxSettings
 from sluice.crystals import Crystals
-from sluice.models.potential import Relaxed, formation_energies, relax_iter
+from sluice.models.potential import formation_energies, relax
 from sluice.schemas import Column
 from sluice.screen.common import further_columns, lineage
 from sluice.step import run_step, track
 from sluice.store import Store, StoreWriter
 
-REVISION = 1
+REVISION = 2
 SUFFIX = "-relaxed"
-COLLAPSED = "collapsed"
-EXPLODED = "exploded"
 CONTACT_RANGE = (0.9, 1.25)  # of the closest distance over the sum of covalent radii; taken as it is inside
 NO_REFERENCE = "no elemental reference energy"
 
@@ -47,15 +45,6 @@ def bring_to_contact(crystals: Crystals) -> Crystals:
     ratio = min_distance_ratios(crystals)
     scale = np.where((ratio < CONTACT_RANGE[0]) | (ratio > CONTACT_RANGE[1]), 1.0 / ratio, 1.0)
     return replace(crystals, lattice=crystals.lattice * scale[:, None, None])
-
-
-def failure(result: Relaxed, volume_change: float, settings: RelaxSettings) -> tuple[str, str]:
-    """Why a relaxation counts as failed, and particulars; ("", "") if it does not."""
-    if volume_change > settings.max_volume_change:
-        return EXPLODED, f"volume ratio {volume_change:.3g}, limit {settings.max_volume_change:g}"
-    if volume_change < 1.0 / settings.max_volume_change:
-        return COLLAPSED, f"volume ratio {volume_change:.3g}, limit 1/{settings.max_volume_change:g}"
-    return ("", "") if result.converged else (result.reason, result.detail)
 
 
 def relax_candidates(
@@ -93,10 +82,11 @@ def relax_candidates(
     starts = Crystals.concatenate(
         [perturb(cells[i : i + 1], settings.perturbation, seed, name) for i, name in enumerate(names)]
     )
-    results = relax_iter(
+    results = relax(
         starts,
         max_force=settings.max_force,
         max_steps=settings.max_steps,
+        max_volume_change=settings.max_volume_change,
         device=device,
         keep_symmetry=settings.perturbation == 0.0,
     )
@@ -111,9 +101,7 @@ def relax_candidates(
         **origin,
     ) as writer:
         for i, result in enumerate(track(results, "relaxing", total=len(names), unit="candidates")):
-            crystal = result.crystal
-            change = float(crystal.volumes[0] / cells.volumes[i])
-            reason, detail = failure(result, change, settings)
+            crystal, reason, detail = result.crystal, result.reason, result.detail
             energy = np.array([result.energy])
             formation = formation_energies(crystal, energy)
             if not reason and not np.isfinite(formation[0]):
@@ -130,7 +118,7 @@ def relax_candidates(
                     "mlip_energy_ev_per_atom": energy,
                     "mlip_formation_energy_ev_per_atom": formation,
                     "relaxed_space_group": np.array([group]),
-                    "volume_change": np.array([change]),
+                    "volume_change": crystal.volumes / cells.volumes[i],
                     "relaxation_steps": np.array([result.steps]),
                     "max_force_ev_per_angstrom": np.array([result.max_force]),
                 },
