@@ -166,6 +166,19 @@ def status(
 
 
 @app.command()
+def why(
+    name: Annotated[str, typer.Argument(metavar="ID", help="A candidate, a task (or how it begins), or a job.")],
+    campaign: CampaignArgument = None,
+) -> None:
+    """Tell the life of one candidate or task: every step, score, reason, attempt, correction and log."""
+    from sluice.driver.rules import read_rules, repository
+    from sluice.driver.why import why as life
+
+    told = life(find_campaign(campaign), read_rules(repository() / "workflow" / "rules"), name)
+    _console().print(told, soft_wrap=True, highlight=False)
+
+
+@app.command()
 def report(campaign: CampaignArgument = None) -> None:
     """Build the report again from the stores there are, and print its path."""
     from sluice.driver.run import rebuild_report

@@ -9,7 +9,7 @@ those. Written in chunks to a temporary name, synced, renamed: a reader sees the
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from sluice.store_format import (
     CHUNK,
     COUNTS,
     FAILURE_DATASETS,
+    ID_DTYPE,
     VOCABULARY,
     Chunk,
     Failures,
@@ -152,6 +153,10 @@ class Store:
         """Candidate ids."""
         return [v.decode() for v in self._file["ids/candidate_id"][start:stop]]
 
+    def identities(self, start: int = 0, stop: int | None = None) -> tuple[NDArray[np.bytes_], NDArray[np.bytes_]]:
+        """Candidate ids and parent ids as they are stored."""
+        return self._file["ids/candidate_id"][start:stop], self._file["ids/parent_id"][start:stop]
+
     def structure_hashes(self) -> list[str]:
         """Structure hashes as stored."""
         return [v.decode() for v in self._file["ids/structure_hash"][:]]
@@ -193,6 +198,19 @@ class Store:
             [words["reason"][i] for i in group["reason"][:]],
             [words["detail"][i] for i in group["detail"][:]],
         )
+
+    def failures_of(self, candidates: Iterable[str]) -> list[tuple[str, str, str, str]]:
+        """Candidate id, kind, reason and detail of those of these candidates that did not go on."""
+        group = self._file["failures"]
+        wanted = np.array(sorted(name.encode() for name in candidates), dtype=ID_DTYPE)
+        found = []
+        for start in range(0, len(group["candidate_id"]), 1 << 20):
+            ids = group["candidate_id"][start : start + (1 << 20)]
+            for i in np.flatnonzero(np.isin(ids, wanted)):
+                row = start + int(i)
+                words = [group[f"{name}_words"][int(group[name][row])].decode() for name in VOCABULARY]
+                found.append((ids[i].decode(), group["kind"][row].decode(), words[0], words[1]))
+        return found
 
     def reasons(self) -> Counter[str]:
         """How often each reason for not going on was given; memory does not grow with the store."""
