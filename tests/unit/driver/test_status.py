@@ -19,7 +19,14 @@ from sluice.config_file import check_config
 from sluice.crystals import Crystals
 from sluice.driver.lease import Lease
 from sluice.driver.rules import read_rules, repository
-from sluice.driver.status import best_candidates, driver_line, progress_text, read_states, status_view
+from sluice.driver.status import (
+    _slurm_jobs,
+    best_candidates,
+    driver_line,
+    progress_text,
+    read_states,
+    status_view,
+)
 from sluice.driver.view import PlainView, failures_since, jobs_to_run
 from sluice.schemas import SCHEMAS
 from sluice.store_writer import StoreWriter
@@ -76,6 +83,68 @@ def test_killed_jobs_do_not_count_as_running(config):
         config.workdir / "attempts.jsonl", event | {"host": os.uname().nodename, "pid": 2**22 + 1, "pid_started": 1.0}
     )
     assert read_states(config, RULES)["check_charge"].count("killed") == 1
+
+
+def open_attempt(config: Config, job: str, **values) -> None:
+    event = {
+        "event": "start",
+        "attempt": job,
+        "job": job,
+        "step": job.split("/", maxsplit=1)[0],
+        "log": f"logs/{job}.log",
+    }
+    event |= {"host": "node7", "pid": 1, "pid_started": 1.0}
+    append_event(config.workdir / ATTEMPTS_FILE, event | values)
+
+
+def test_every_job_is_done_running_waiting_or_failed(config):
+    record(config, "generate_candidates/round_1_batch_0")
+    record(config, "generate_candidates/round_1_batch_1", None)
+    record(config, "generate_candidates/round_1_batch_2", "failed", "no memory")
+    record(config, "generate_candidates/round_2_batch_0", "continued")
+    state = read_states(config, RULES)["generate_candidates"]
+    assert (state.count("done"), state.count("running"), state.count("failed"), state.waiting) == (1, 1, 1, 3)
+    assert state.total == 6
+
+
+def test_retries_and_failures_come_with_reason_and_log(config):
+    record(config, "train_generator/round_1", "failed", "no memory")
+    record(config, "train_generator/round_1", "continued")
+    record(config, "train_generator/round_1")
+    record(config, "train_screener/round_1", "failed", "first reason")
+    record(config, "train_screener/round_1", "failed", "last reason")
+    states = read_states(config, RULES)
+    assert [a.reason for a in states["train_generator"].retried] == ["no memory"]
+    text = shown(status_view(config, RULES))
+    assert "retried train_generator/round_1: no memory" in text
+    assert "retried train_screener/round_1: first reason" in text
+    assert "failed train_screener/round_1: last reason; log: " in text and "logs/train_screener/round_1.log" in text
+    assert "0/63 jobs" not in text and "1/63 jobs done" in text
+
+
+def test_few_troubles_are_shown_failures_before_retries(config):
+    record(config, "build_report", "failed", "still open")
+    for i in range(12):
+        record(config, "train_generator/round_1", "failed", f"number {i}")
+    record(config, "train_generator/round_1")
+    text = shown(status_view(config, RULES))
+    assert "… and 5 more" in text and "number 11" in text and "number 4" not in text and "still open" in text
+
+
+def test_attempts_on_other_hosts_run_as_long_as_slurm_has_their_job(config, monkeypatch, tmp_path):
+    (tmp_path / "bin").mkdir()
+    squeue = tmp_path / "bin" / "squeue"
+    squeue.write_text("#!/bin/sh\necho 42\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{squeue.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr("sluice.driver.status._slurm_jobs", _slurm_jobs.__wrapped__)
+    open_attempt(config, "check_charge/round_1_batch_0", slurm_job="42")
+    open_attempt(config, "check_charge/round_1_batch_1", slurm_job="43")
+    open_attempt(config, "check_charge/round_1_batch_2")
+    state = read_states(config, RULES)["check_charge"]
+    assert list(state.states.values()) == ["running", "killed", "running"]
+    squeue.write_text("#!/bin/sh\nexit 1\n")
+    assert set(read_states(config, RULES)["check_charge"].states.values()) == {"running"}
 
 
 def test_progress_in_words():

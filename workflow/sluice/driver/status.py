@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +23,49 @@ from sluice.errors import StoreError
 from sluice.store import Store
 
 BEST = 5  # candidates shown
+TROUBLES = 8  # failures and retries shown
+SLURM_SECONDS = 15.0  # between two looks at SLURM's queue
 
 
 @dataclass
 class RuleState:
-    """One rule: its stage, how many jobs it has in all, the latest attempt of each job, earlier continuations."""
+    """One rule and the attempts at its jobs.
+
+    Attributes:
+        name: of the rule.
+        stage: it belongs to.
+        total: how many jobs it has in all.
+        latest: job → its latest attempt.
+        states: job → where that attempt stands.
+        continued: how often jobs were continued after a time limit.
+        retried: attempts that failed or were killed and were followed by another one.
+    """
 
     name: str
     stage: str
     total: int
     latest: dict[str, Attempt] = field(default_factory=dict)
+    states: dict[str, str] = field(default_factory=dict)
     continued: int = 0
+    retried: list[Attempt] = field(default_factory=list)
+
+    def add(self, attempt: Attempt) -> None:
+        """Take the next attempt into account."""
+        before = self.latest.get(attempt.job)
+        if before is not None and self.states[attempt.job] in ("failed", "killed"):
+            self.retried.append(before)
+        self.latest[attempt.job] = attempt
+        self.states[attempt.job] = state_of(attempt)
+        self.continued += attempt.outcome == "continued"
 
     def count(self, *states: str) -> int:
         """Jobs whose latest attempt is in one of the states."""
-        return sum(attempt.state in states for attempt in self.latest.values())
+        return sum(state in states for state in self.states.values())
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that have not been started, or are to be continued."""
+        return max(0, self.total - self.count("done", "running", "failed", "killed"))
 
     @property
     def done(self) -> int:
@@ -52,9 +82,32 @@ class RuleState:
         """How far the running jobs are, e.g. ``relaxing 12/50 crystals``."""
         texts = []
         for attempt in self.latest.values():
-            if attempt.state == "running":
+            if self.states[attempt.job] == "running":
                 texts.append(progress_text(attempt.progress) or f"{time.time() - attempt.started:.0f} s")
         return "; ".join(texts[:2]) + (f" (+{len(texts) - 2})" if len(texts) > 2 else "")
+
+
+def state_of(attempt: Attempt) -> str:
+    """``done``, ``failed``, ``continued``, ``running`` or ``killed``; of one on another host as far as it can be told.
+
+    An open attempt elsewhere runs as long as SLURM has its job; without a job it is taken at its word.
+    """
+    if attempt.state != "unknown":
+        return attempt.state
+    living = _slurm_jobs(int(time.monotonic() // SLURM_SECONDS)) if attempt.slurm_job else None
+    return "killed" if living is not None and attempt.slurm_job not in living else "running"
+
+
+@lru_cache(maxsize=1)
+def _slurm_jobs(_: int) -> frozenset[str] | None:
+    """This user's jobs in SLURM's queue, asked once in a while; None where SLURM does not answer."""
+    try:
+        asked = subprocess.run(
+            ["squeue", "-h", "--me", "-o", "%i"], capture_output=True, text=True, timeout=30, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return frozenset(asked.stdout.split()) if asked.returncode == 0 else None
 
 
 def progress_text(progress: dict[str, Any]) -> str:
@@ -93,8 +146,7 @@ def read_states(config: Config, rules: dict[str, Rule]) -> dict[str, RuleState]:
     for attempt in read_attempts(config.workdir / ATTEMPTS_FILE):
         state = states.get(attempt.step)
         if state is not None:
-            state.latest[attempt.job] = attempt
-            state.continued += attempt.outcome == "continued"
+            state.add(attempt)
     return states
 
 
@@ -109,12 +161,12 @@ def driver_line(workdir: Path) -> str:
 
 
 def states_table(states: dict[str, RuleState]) -> Table:
-    """Stage, step, jobs done, running, failed and continued, progress, CPU time."""
+    """Stage, step, jobs done, running, waiting, retried, continued and failed, progress, CPU time."""
     # Names stay whole on a terminal of 80 columns; the rest gives way.
     table = Table(title=None, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for name in ("stage", "step"):
         table.add_column(name, no_wrap=True)
-    for name in ("done", "running", "failed", "contd"):
+    for name in ("done", "run", "wait", "retry", "cont", "fail"):
         table.add_column(name, justify="right")
     table.add_column("progress", overflow="fold")
     table.add_column("CPU s", justify="right")
@@ -130,13 +182,33 @@ def states_table(states: dict[str, RuleState]) -> Table:
             Text(state.name, style=style),
             f"{min(state.done, state.total)}/{state.total}",
             str(running or ""),
-            str(failed or ""),
+            str(state.waiting or ""),
+            str(len(state.retried) or ""),
             str(state.continued or ""),
+            str(failed or ""),
             state.progress,
             f"{state.cpu_seconds:.0f}" if state.latest else "",
         )
         stage = state.stage
     return table
+
+
+def troubles(states: Mapping[str, RuleState], workdir: Path, most: int = TROUBLES) -> list[Text]:
+    """What failed and what was tried again, with reason and log, the latest last."""
+    found: list[tuple[float, Attempt, str, str]] = []
+    for state in states.values():
+        for attempt in state.retried:
+            found.append((attempt.started, attempt, "retried", ""))
+        for job, attempt in state.latest.items():
+            if state.states[job] in ("failed", "killed"):
+                log = f"; log: {workdir / attempt.log}" if attempt.log else ""
+                found.append((attempt.started, attempt, state.states[job], log))
+    found.sort(key=lambda one: (bool(one[3]), one[0]))
+    lines = [Text(f"… and {len(found) - most} more", style="dim")] if len(found) > most else []
+    for _, attempt, what, log in found[-most:]:
+        reason = attempt.reason or "killed (driver gone, out of memory, or by hand)"
+        lines.append(Text(f"{what} {attempt.job}: {reason}{log}", style="yellow" if what == "retried" else "red"))
+    return lines
 
 
 def best_candidates(config: Config, most: int = BEST) -> Table | None:
@@ -201,7 +273,7 @@ def status_view(config: Config, rules: dict[str, Rule]) -> RenderableType:
     done = sum(min(s.done, s.total) for s in states.values())
     total = sum(s.total for s in states.values())
     head = Text(f"campaign {config.campaign}: {done}/{total} jobs done; {driver_line(config.workdir)}")
-    parts: list[RenderableType] = [head, states_table(states)]
+    parts: list[RenderableType] = [head, states_table(states), *troubles(states, config.workdir)]
     if (best := best_candidates(config)) is not None:
         parts.append(best)
     if (page := config.workdir / "report" / "index.html").exists():
