@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +12,8 @@ from numpy.typing import NDArray
 from sluice.chemistry.geometry import MIN_VOLUME, densities, min_distance_ratios
 from sluice.config import GeometrySettings
 from sluice.crystals import Crystals
-from sluice.screen.common import further_columns, lineage
-from sluice.step import report_progress, run_step
-from sluice.store import Store, StoreWriter
+from sluice.screen.common import Verdicts, keep_passing
+from sluice.step import run_step
 
 REVISION = 1
 MAX_ATOMIC_NUMBER = 118
@@ -78,29 +79,12 @@ def check_geometry(*, candidates: Path, settings: GeometrySettings, geometry: Pa
         settings: limits of distances, density and cell length.
         geometry: those that pass, with ``min_distance_ratio`` and ``density_g_per_cm3`` (schema ``geometry``).
     """
-    with (
-        Store(candidates, "candidates") as store,
-        StoreWriter(
-            geometry,
-            "geometry",
-            columns=further_columns(store, "geometry"),
-            settings=settings,
-            inputs=[candidates],
-            revision=REVISION,
-            **lineage(store),
-        ) as writer,
-    ):
-        done = 0
-        for chunk in store.chunks():
-            assert chunk.crystals is not None
-            reasons, ratios, density = examine(chunk.crystals, settings)
-            passed = reasons == ""
-            writer.append_chunk(
-                chunk.select(passed), min_distance_ratio=ratios[passed], density_g_per_cm3=density[passed]
-            )
-            writer.drop(chunk.candidate_id[~passed], reasons[~passed].tolist())
-            done += len(chunk)
-            report_progress(done, len(store), "candidates")
+
+    def judge(crystals: Crystals, _: Mapping[str, NDArray[Any]]) -> Verdicts:
+        reasons, ratios, density = examine(crystals, settings)
+        return Verdicts(reasons, columns={"min_distance_ratio": ratios, "density_g_per_cm3": density})
+
+    keep_passing(judge, (candidates, "candidates"), (geometry, "geometry"), settings=settings, revision=REVISION)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sluice.chemistry.symmetry import SpaceGroupFinder
 from sluice.config import SymmetrySettings
-from sluice.screen.common import further_columns, lineage
-from sluice.step import report_progress, run_step
-from sluice.store import Store, StoreWriter
+from sluice.crystals import Crystals
+from sluice.screen.common import Verdicts, keep_passing
+from sluice.step import run_step
 
 REVISION = 1
 OTHER_GROUP = "another space group"
@@ -24,30 +29,14 @@ def check_symmetry(*, candidates: Path, settings: SymmetrySettings, symmetry: Pa
         symmetry: those that pass, with the ``space_group`` found (schema ``symmetry``).
     """
     finder = SpaceGroupFinder(settings.symprec)
-    with (
-        Store(candidates, "geometry") as store,
-        StoreWriter(
-            symmetry,
-            "symmetry",
-            columns=further_columns(store, "symmetry"),
-            settings=settings,
-            inputs=[candidates],
-            revision=REVISION,
-            **lineage(store),
-        ) as writer,
-    ):
-        done = 0
-        for chunk in store.chunks():
-            assert chunk.crystals is not None
-            found, asked = finder(chunk.crystals), chunk.columns["requested_space_group"]
-            passed, none = found == asked, found == 0
-            other = ~passed & ~none
-            writer.append_chunk(chunk.select(passed), space_group=found[passed])
-            writer.drop(chunk.candidate_id[none & ~passed], NO_GROUP)
-            details = [f"asked for {a}, found {f}" for a, f in zip(asked[other], found[other], strict=True)]
-            writer.drop(chunk.candidate_id[other], OTHER_GROUP, detail=details)
-            done += len(chunk)
-            report_progress(done, len(store), "candidates")
+
+    def judge(crystals: Crystals, columns: Mapping[str, NDArray[Any]]) -> Verdicts:
+        found, asked = finder(crystals), columns["requested_space_group"]
+        reasons = np.where(found == asked, "", np.where(found == 0, NO_GROUP, OTHER_GROUP)).astype(object)
+        details = [f"asked for {a}, found {f}" if f else "" for a, f in zip(asked, found, strict=True)]
+        return Verdicts(reasons, np.array(details, object), {"space_group": found})
+
+    keep_passing(judge, (candidates, "geometry"), (symmetry, "symmetry"), settings=settings, revision=REVISION)
 
 
 if __name__ == "__main__":

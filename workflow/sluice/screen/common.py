@@ -1,16 +1,75 @@
-"""What the screening steps share: where a store comes from, and the rows of several stores as one stream."""
+"""What the screening steps share: where a store comes from, checks, and the rows of several stores as one stream."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel
 
 from sluice.crystals import Crystals
 from sluice.schemas import SCHEMAS, Column
-from sluice.store import Chunk, Store
+from sluice.step import report_progress
+from sluice.store import Chunk, Store, StoreWriter
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What a check says of n candidates.
+
+    Attributes:
+        reasons: (n,) text, why a candidate is rejected; "" if it passes.
+        details: (n,) text, particulars of that; None if there are none.
+        columns: what was found on the way, (n,) each, to go on with those that pass.
+    """
+
+    reasons: NDArray[np.object_]
+    details: NDArray[np.object_] | None = None
+    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+
+def keep_passing(
+    judge: Callable[[Crystals, Mapping[str, NDArray[Any]]], Verdicts],
+    candidates: tuple[Path, str],
+    passing: tuple[Path, str],
+    *,
+    settings: BaseModel,
+    revision: int,
+) -> None:
+    """Write those candidates of a store that a check passes, and the others with their reasons.
+
+    Args:
+        judge: the check; takes crystals and the columns of the store.
+        candidates: the store and its schema.
+        passing: the store to write and its schema.
+        settings: what decides the check.
+        revision: the step's.
+    """
+    with (
+        Store(*candidates) as store,
+        StoreWriter(
+            *passing,
+            columns=further_columns(store, passing[1]),
+            settings=settings,
+            inputs=[candidates[0]],
+            revision=revision,
+            **lineage(store),
+        ) as writer,
+    ):
+        done = 0
+        for chunk in store.chunks():
+            assert chunk.crystals is not None
+            found = judge(chunk.crystals, chunk.columns)
+            passed = found.reasons == ""
+            writer.append_chunk(chunk.select(passed), **{name: v[passed] for name, v in found.columns.items()})
+            details = "" if found.details is None else found.details[~passed].tolist()
+            writer.drop(chunk.candidate_id[~passed], found.reasons[~passed].tolist(), detail=details)
+            done += len(chunk)
+            report_progress(done, len(store), "candidates")
 
 
 def lineage(store: Store) -> dict[str, Any]:
