@@ -43,6 +43,15 @@ def test_no_progress_is_not(history, done):
     assert "no progress" in verdict.words
 
 
+@pytest.mark.parametrize(("advanced", "granted"), [(True, True), (False, False), (None, False)])
+def test_a_step_that_says_whether_it_advanced_is_believed(history, advanced, granted):
+    """A calculation counts whole tasks, but gets on within one."""
+    path = history(("continued", 0), ("continued", 0))
+    end = {"event": "end", "attempt": "train_generator/round_12", "outcome": "continued", "reason": "because"}
+    append_event(path, end | ({} if advanced is None else {"advanced": advanced}))
+    assert judge(path, "2", 0.0, 50).granted == granted
+
+
 def test_the_cap_counts_continuations_in_a_row(history):
     path = history(("continued", 1), ("failed", 2), ("continued", 3), (None, 4), ("continued", 5), ("continued", 6))
     assert judge(path, "6", 0.0, 3).granted

@@ -69,6 +69,7 @@ class Attempt:
     Attributes:
         job: rule and wildcards, e.g. ``relax_candidates/round_1/batch_2``.
         outcome: ``done``, ``failed``, ``continued`` or None while no end was recorded.
+        advanced: whether a continued step says that it got further; None if it left that to its progress.
         seconds: CPU seconds of the process and its children; ``gpu_seconds`` likewise.
         max_rss_mb: peak resident memory of the largest process in MB.
     """
@@ -84,6 +85,7 @@ class Attempt:
     log: str | None = None
     ended: float | None = None
     outcome: str | None = None
+    advanced: bool | None = None
     reason: str = ""
     cpu_seconds: float = 0.0
     gpu_seconds: float = 0.0
@@ -122,6 +124,7 @@ def read_attempts(path: Path) -> list[Attempt]:
             attempt = found[key]
             attempt.ended = event["time"]
             attempt.outcome = event["outcome"]
+            attempt.advanced = event.get("advanced")
             attempt.reason = event.get("reason", "")
             attempt.cpu_seconds = event.get("cpu_seconds", 0.0)
             attempt.gpu_seconds = event.get("gpu_seconds", 0.0)
@@ -162,8 +165,17 @@ class Recorder:
         event = {"event": "progress", "attempt": self.attempt, "done": done, "total": total, "unit": unit}
         append_event(self.path, event | ({"message": message} if message else {}))
 
-    def end(self, outcome: str, reason: str, *, cpu_seconds: float, gpu_seconds: float, max_rss_mb: float) -> None:
-        """Record how the attempt ended and what it cost."""
+    def end(
+        self,
+        outcome: str,
+        reason: str,
+        *,
+        cpu_seconds: float,
+        gpu_seconds: float,
+        max_rss_mb: float,
+        advanced: bool | None = None,
+    ) -> None:
+        """Record how the attempt ended and what it cost; of one to be continued also whether it got further."""
         append_event(
             self.path,
             {
@@ -174,5 +186,6 @@ class Recorder:
                 "cpu_seconds": round(cpu_seconds, 2),
                 "gpu_seconds": round(gpu_seconds, 2),
                 "max_rss_mb": round(max_rss_mb, 1),
+                **({} if advanced is None else {"advanced": advanced}),
             },
         )

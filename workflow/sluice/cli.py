@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from sluice.cli_experiments import data_app, experiment
+from sluice.cli_submit import submit
 from sluice.errors import SluiceError
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ config_app = typer.Typer(help="The configuration: defaults, documentation, check
 app.add_typer(config_app, name="config")
 app.add_typer(data_app, name="data")
 app.command()(experiment)
+app.command()(submit)
 
 ConfigArgument = Annotated[Path, typer.Argument(help="Configuration file of the campaign.")]
 CampaignArgument = Annotated[
@@ -234,12 +236,12 @@ def dft(
     output: Annotated[Path, typer.Option("--output", help="CSV to write; a store is written beside it.")] = Path(
         "formation_energies.csv"
     ),
-    code: Annotated[str, typer.Option("--code", help="First-principles code.")] = "espresso",
-    protocol: Annotated[str, typer.Option("--protocol", help="fast, balanced or stringent.")] = "fast",
-    ranks: Annotated[int, typer.Option("--ranks", min=1, help="MPI ranks of one calculation.")] = 1,
+    code: Annotated[str | None, typer.Option("--code", help="First-principles code.")] = None,
+    protocol: Annotated[str | None, typer.Option("--protocol", help="fast, balanced or stringent.")] = None,
+    ranks: Annotated[int | None, typer.Option("--ranks", min=1, help="MPI ranks of one calculation.")] = None,
     config: Annotated[
         Path | None,
-        typer.Option("--config", help="Take launch command, spin elements, scratch and the like from here."),
+        typer.Option("--config", help="Take from its section `validate` what no option says, e.g. spin elements."),
     ] = None,
     library: Annotated[Path | None, typer.Option("--library", help="Task library; results in it are reused.")] = None,
     elements: Annotated[
@@ -261,7 +263,8 @@ def dft(
     chemistry = None if elements is None else _symbols("--elements", elements)
     base = load_config(config) if config is not None else Config()
     values = base.model_dump(mode="json", by_alias=True)
-    values["validate"] |= {"code": code, "protocol": protocol, "ranks": ranks}
+    said = {"code": code, "protocol": protocol, "ranks": ranks}
+    values["validate"] |= {name: value for name, value in said.items() if value is not None}
     checked = check_config(values)
     os.environ.update(environment(local=False))
     entries = dft_files(

@@ -40,7 +40,16 @@ _gpu_seconds = 0.0
 
 
 class Continue(Exception):
-    """Raised by a step that saved its state before a time limit and wants to be started again."""
+    """Raised by a step that saved its state before a time limit and wants to be started again.
+
+    Args:
+        reason: in words.
+        advanced: whether it got further than when it started; None: its progress tells.
+    """
+
+    def __init__(self, reason: str, *, advanced: bool | None = None) -> None:
+        super().__init__(reason)
+        self.advanced = advanced
 
 
 def add_gpu_seconds(seconds: float) -> None:
@@ -172,10 +181,11 @@ def run_step(function: Callable[..., None], arguments: list[str] | None = None) 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     _recorder = Recorder(attempts, job=_job_name(function, log), step=function.__name__, log=str(log) if log else None)
     outcome, reason, code = "done", "", 0
+    advanced: bool | None = None
     try:
         function(**values)
     except Continue as request:
-        outcome, reason, code = "continued", str(request), CONTINUE_EXIT_CODE
+        outcome, reason, code, advanced = "continued", str(request), CONTINUE_EXIT_CODE, request.advanced
     except SluiceError as error:
         outcome, reason, code = "failed", str(error), 1
     except (SystemExit, KeyboardInterrupt) as stop:
@@ -183,7 +193,7 @@ def run_step(function: Callable[..., None], arguments: list[str] | None = None) 
     except BaseException as error:
         traceback.print_exc()
         outcome, reason, code = "failed", f"{type(error).__name__}: {error}", 1
-    _recorder.end(outcome, reason, **_costs())
+    _recorder.end(outcome, reason, advanced=advanced, **_costs())
     if reason:
         print(f"{function.__name__}: {reason}", file=sys.stderr)
         if log is not None:

@@ -51,7 +51,8 @@ def judge(
         logs: log files of the job; a step with another log belongs to another job that got the same id.
 
     Continuing counts from the last attempt that was anything but a continuation; attempts that were killed without a
-    word neither count nor interrupt the count. Progress must advance from one continuation to the next.
+    word neither count nor interrupt the count. From one continuation to the next a step must advance: by its own word
+    where it gives one, else by its progress.
     """
     everything = read_attempts(attempts)
     mine = [
@@ -74,7 +75,8 @@ def judge(
         return Continuation(True, False, f"it was continued {len(earlier)} times already, which is the limit")
     before = _done(earlier[0]) if earlier else None
     now = _done(last)
-    if earlier and (now is None or (before is not None and now <= before)):
+    stands = now is None or (before is not None and now <= before) if last.advanced is None else not last.advanced
+    if earlier and stands:
         return Continuation(True, False, f"it made no progress since it was last continued ({_progress_words(last)})")
     return Continuation(
         True, True, f"continuation {len(earlier) + 1} of at most {max_continuations}, {_progress_words(last)}"

@@ -17,6 +17,8 @@ from snakemake_executor_plugin_slurm.utils import get_job_wildcards, set_gres_st
 from snakemake_executor_plugin_slurm.validation import validate_slurm_extra
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
+from sluice.time_limit import WARNING_VARIABLE
+
 from . import slurm_queue
 from .identity import JobIdentity, identify
 from .slurm_queue import Fate, QueuedJob
@@ -116,7 +118,8 @@ class Executor(Watcher):
     def _submit(self, job: Any, identity: JobIdentity, waits_for: list[str] | None = None) -> None:
         command, log = self._sbatch_command(job, identity, waits_for or [])
         script = (
-            f"#!/bin/sh\nexec {shlex.join([sys.executable, str(WRAPPER), 'sh', '-c', self.format_job_exec(job)])}\n"
+            f"#!/bin/sh\nexport {WARNING_VARIABLE}={self._warning_seconds(job)}\n"
+            f"exec {shlex.join([sys.executable, str(WRAPPER), 'sh', '-c', self.format_job_exec(job)])}\n"
         )
         since = time.time()
         job_id = submit(

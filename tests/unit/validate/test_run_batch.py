@@ -14,8 +14,10 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from sluice.errors import SluiceError
+from sluice.step import Continue
 from sluice.task_claims import check_claim
 from sluice.task_library import TaskLibrary
+from sluice.time_limit import forget_warnings, heed_warnings
 from sluice.validate.run_batch import BatchRunner, Record, Task, failure_record
 
 FORK = multiprocessing.get_context("fork")
@@ -276,3 +278,69 @@ def test_a_failure_that_may_be_the_machines_is_final_only_in_its_own_run(tmp_pat
         runner = BatchRunner(TaskLibrary(tmp_path / "dft"), fail, scope=scope)
         assert runner.run([make_task(0, 0)], 0)["task-00"]["reason"] == "no output"
     assert len(calls) == 2
+
+
+@pytest.fixture
+def heeding():
+    heed_warnings()
+    yield
+    forget_warnings()
+
+
+def warn_in_the_middle(cut: str):
+    """Gets the warning while it computes one task, and stops there."""
+
+    def compute(task: Task, work: Path, scratch: Path) -> Record:
+        (work / "geometry").write_text("half way")
+        if task.task_id != cut:
+            return converged(-1.0)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        raise Continue("stopped", advanced=False)
+
+    return compute
+
+
+@pytest.mark.parametrize(("cut", "advanced"), [("task-00", False), ("task-01", True)])
+def test_a_batch_that_is_warned_gives_its_task_back_and_goes_on_later(tmp_path, heeding, cut, advanced):
+    library, tasks = TaskLibrary(tmp_path / "dft"), [make_task(n, 0) for n in range(3)]
+    with pytest.raises(Continue) as request:
+        BatchRunner(library, warn_in_the_middle(cut)).run(tasks, 0)
+    assert request.value.advanced is advanced
+    claim = library.try_claim(cut)
+    assert claim is not None and not claim.taken_over
+    with claim:
+        assert (library.work_directory(cut) / "geometry").read_text() == "half way"
+    forget_warnings()
+    trace = tmp_path / "trace"
+    records = BatchRunner(library, Tracing(trace)).run(tasks, 0)
+    assert all(record["converged"] for record in records.values())
+    assert starts(trace) == [task.task_id for task in tasks if task.task_id >= cut]
+
+
+def test_a_batch_that_is_warned_while_it_helps_another_is_done(tmp_path, heeding):
+    library, tasks = TaskLibrary(tmp_path / "dft"), [make_task(0, 0), make_task(1, 1)]
+    records = BatchRunner(library, warn_in_the_middle("task-01")).run(tasks, 0)
+    assert list(records) == ["task-00"] and records["task-00"]["converged"]
+    assert library.result("task-01") is None
+
+
+def test_a_batch_that_is_warned_while_it_waits_goes_on_later(tmp_path, heeding):
+    library, task = TaskLibrary(tmp_path / "dft"), make_task(0, 0)
+    other = library.try_claim("task-00")
+    assert other is not None
+    with other:
+        process = subprocess.Popen([sys.executable, "-c", "import os, signal, sys, time; time.sleep(1); "
+                                    "os.kill(int(sys.argv[1]), signal.SIGUSR1)", str(os.getpid())])  # fmt: skip
+        runner = BatchRunner(library, Tracing(tmp_path / "trace"), poll_seconds=30)
+        began = time.monotonic()
+        with pytest.raises(Continue, match="1 of 1 tasks are still to be computed") as request:
+            runner.run([task], 0)
+        process.wait()
+    assert request.value.advanced and time.monotonic() - began < 20
+
+
+def test_a_batch_that_is_warned_early_takes_results_that_are_there(tmp_path, heeding):
+    library, task = TaskLibrary(tmp_path / "dft"), make_task(0, 0)
+    BatchRunner(library, Tracing(tmp_path / "trace")).run([task], 0)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    assert BatchRunner(library, Tracing(tmp_path / "trace")).run([task], 0)["task-00"]["converged"]

@@ -68,6 +68,8 @@ def is_alive(
     here = is_running(holder.host, holder.pid, holder.start)
     if here is not None:
         return here
+    if holder.slurm_job and holder.slurm_job == os.environ.get("SLURM_JOB_ID") and _restarted():
+        return False  # this very job, before it went back into the queue
     if holder.slurm_job and slurm_job_lives(holder.slurm_job) is False:
         return False
     if _age(workdir) < stale_seconds:
@@ -79,6 +81,10 @@ def is_alive(
         if now is None or (now.token, now.heartbeat) != (holder.token, holder.heartbeat):
             return now is not None
     return False
+
+
+def _restarted() -> bool:
+    return os.environ.get("SLURM_RESTART_COUNT", "0") not in ("", "0")
 
 
 def _age(workdir: Path) -> float:

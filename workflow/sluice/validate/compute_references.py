@@ -8,6 +8,7 @@ from sluice.config import ValidateSettings
 from sluice.step import run_step
 from sluice.store import Store
 from sluice.task_library import TaskLibrary
+from sluice.time_limit import heed_warnings
 from sluice.validate.calculate import Calculator
 from sluice.validate.run_batch import BatchRunner, Record, Task
 from sluice.validate.task_stores import read_tasks, write_results
@@ -57,6 +58,7 @@ def compute(
     Returns:
         task id → record of our own tasks.
     """
+    heed_warnings()
     runner = BatchRunner(
         TaskLibrary(library),
         Calculator(settings),

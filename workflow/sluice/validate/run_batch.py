@@ -15,9 +15,10 @@ from pymatgen.core import Structure
 from rich.console import Console
 
 from sluice.errors import SluiceError
-from sluice.step import report_progress
+from sluice.step import Continue, report_progress
 from sluice.task_claims import Claim, ClaimLostError, end_leftovers
 from sluice.task_library import LibraryError, TaskLibrary
+from sluice.time_limit import warned
 
 POLL_SECONDS = 2.0
 MAX_POLL_SECONDS = 20.0
@@ -119,12 +120,13 @@ class BatchRunner:
 
         Raises:
             SluiceError: where something is wrong that concerns all tasks (missing program, full disk).
+            Continue: if the job's time limit is near; tasks that are cut short are free for others.
         """
         own = [task for task in tasks if task.batch == batch]
         others = [task for task in tasks if task.batch != batch]
         pause, told = self.poll_seconds, time.monotonic()
         while True:
-            worked = self._one_task([*own, *others])
+            worked = self._work_on([*own, *others], own)
             waiting = [task for task in own if task.task_id not in self._results]
             message = "" if worked else self._message(waiting)
             report_progress(len(own) - len(waiting), len(own), "tasks", message, force=worked)
@@ -133,11 +135,38 @@ class BatchRunner:
                 continue
             if not waiting:
                 return {task.task_id: self._results[task.task_id] for task in own}
+            if warned():
+                # Whoever computes what this batch waits for gets on, so waiting is no standstill.
+                raise Continue(f"{len(waiting)} of {len(own)} tasks are still to be computed", advanced=True)
             if time.monotonic() - told > MESSAGE_SECONDS:
                 told = time.monotonic()
                 console.print(self._message(waiting))
-            time.sleep(pause)
+            self._pause(pause)
             pause = min(MAX_POLL_SECONDS, 1.5 * pause)
+
+    def _work_on(self, tasks: Sequence[Task], own: Sequence[Task]) -> bool:
+        """Compute one task unless the time limit is near; False if there is none to be computed.
+
+        Raises:
+            Continue: if the time limit cuts a task short while tasks of our own are without a result.
+        """
+        if warned():
+            for task in own:
+                if task.task_id not in self._results:
+                    self._adopt(task.task_id)
+            return False
+        try:
+            return self._one_task(tasks)
+        except Continue as request:
+            request.advanced = bool(self.computed) or request.advanced
+            if all(task.task_id in self._results for task in own):
+                return False  # it was another batch's task
+            raise
+
+    def _pause(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not warned():
+            time.sleep(min(1.0, seconds))
 
     def _message(self, waiting: list[Task]) -> str:
         return f"waiting for other processes to finish {', '.join(t.task_id for t in waiting[:3])}" if waiting else ""
@@ -226,7 +255,7 @@ class BatchRunner:
     def _compute(self, task: Task, work: Path, scratch: Path) -> Record:
         try:
             return self.compute(task, work, scratch)
-        except SluiceError:
+        except (SluiceError, Continue):
             raise
         except (OSError, MemoryError) as error:
             # The machine's fault, not the crystal's: the job fails and is tried again.

@@ -90,8 +90,22 @@ def test_attempts_are_limited(tmp_path):
     assert History(directory).count("gave_up", spent=True) == 1
 
 
+def leave_density(directory, outdir):
+    inputs = h.EspressoInputs.read(directory).changed({"control": {"outdir": str(outdir)}})
+    inputs.write(directory)
+    (outdir / "sluice.save").mkdir(parents=True)
+    (outdir / "sluice.save" / "charge-density.dat").touch()
+
+
+def test_out_of_time_without_files_to_restart_from_begins_at_the_last_geometry(tmp_path):
+    _, after, _ = correct(h.WalltimeHandler(), copy_case("out_of_time", tmp_path / "job"))
+    assert after.namelists["control"]["restart_mode"] == "from_scratch"
+    assert after.namelists["electrons"]["startingpot"] == "atomic"
+
+
 def test_out_of_time_continues_and_is_no_failure(tmp_path):
     directory = copy_case("out_of_time", tmp_path / "job")
+    leave_density(directory, tmp_path / "out")
     _, after, answer = correct(h.WalltimeHandler(max_attempts=1, max_continuations=2), directory)
     assert answer["actions"]
     assert after.namelists["control"]["restart_mode"] == "restart"

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import os
 import subprocess
 import sys
 import time
@@ -13,7 +14,9 @@ from espresso_stand_ins import WARNINGS, copy_case, make_player, silicon
 from pymatgen.core import Lattice, Structure
 
 from sluice.errors import MissingProgramError, SluiceError
+from sluice.step import Continue
 from sluice.task_claims import ClaimLostError, ClaimTaker
+from sluice.time_limit import WARNING_VARIABLE, forget_warnings, heed_warnings
 from sluice.validate.espresso.inputs import EspressoInputs
 from sluice.validate.espresso.run import (
     EspressoJob,
@@ -228,3 +231,97 @@ def test_history_passes_over_a_line_that_was_cut_off(tmp_path):
         handle.write('{"event": "en')
     assert history.interrupted()
     assert history.starts == 1
+
+
+OBEDIENT = """#!/bin/sh
+# Sends the warning that SLURM would, then runs until it is told to stop; writes what pw.x does.
+test -e sluice.EXIT && exit 255
+kill -USR1 {parent}
+n=0
+while [ ! -e sluice.EXIT ] && [ $n -lt 600 ]; do sleep 0.05; n=$((n + 1)); done
+mkdir -p {out}/sluice.save && touch {out}/sluice.save/charge-density.dat
+cat {stored}/pw.out
+exit 2
+"""
+STUBBORN = "#!/bin/sh\ncat {stored}/pw.out\nkill -USR1 {parent}\nexec sleep 300\n"
+
+
+@pytest.fixture
+def warned_program(tmp_path):
+    """Makes programs in pw.x's place that get this process warned of its time limit."""
+    heed_warnings()
+
+    def make(text: str, stored: str) -> Launch:
+        program = tmp_path / "pw-warned"
+        folder = Path(__file__).with_name("data") / stored
+        program.write_text(text.format(parent=os.getpid(), stored=folder, out=tmp_path / "out"))
+        program.chmod(0o755)
+        return Launch("", 1, str(program))
+
+    yield make
+    forget_warnings()
+
+
+def test_near_the_time_limit_pw_stops_by_itself_and_goes_on_where_it_stopped(prepared, tmp_path, warned_program):
+    with pytest.raises(Continue, match=r"job: pw\.x stopped") as request:
+        run_espresso(prepared, launch=warned_program(OBEDIENT, "out_of_time"), **TINY)
+    assert request.value.advanced
+    history = History(prepared)
+    assert (history.starts, history.failures, history.continuations) == (1, 0, 1)
+    assert EspressoInputs.read(prepared).namelists["control"]["restart_mode"] == "restart"
+    with pytest.raises(Continue, match="not started so near"):  # whoever tries at once
+        run_espresso(prepared, launch=Launch("", 1, "false"), **TINY)
+    forget_warnings()
+    assert (prepared / "sluice.EXIT").exists()
+    seen = tmp_path / "seen"
+    look = tmp_path / "pw-look"
+    player = make_player(tmp_path / "bin", "done")
+    look.write_text(f"#!/bin/sh\ntest -e sluice.EXIT && touch {seen}\nexec {player}\n")
+    look.chmod(0o755)
+    assert run_espresso(prepared, launch=Launch("", 1, str(look)), **TINY) is None
+    assert not seen.exists(), "what told the last run to stop would stop the next"
+    assert (history.starts, history.failures, history.continuations) == (2, 0, 1)
+
+
+def test_pw_that_does_not_stop_in_time_is_killed_and_goes_on_from_its_last_geometry(
+    prepared, tmp_path, warned_program, monkeypatch
+):
+    monkeypatch.setenv(WARNING_VARIABLE, "3")
+    inputs = EspressoInputs.read(prepared)
+    inputs.namelists["control"]["calculation"] = "vc-relax"
+    inputs.write(prepared)
+    began = time.monotonic()
+    with pytest.raises(Continue, match="did not stop in time") as request:
+        run_espresso(prepared, launch=warned_program(STUBBORN, "killed_midway"), **TINY)
+    assert request.value.advanced and time.monotonic() - began < 60
+    assert History(prepared).interrupted()
+    forget_warnings()
+    assert run_espresso(prepared, launch=Launch("", 1, str(make_player(tmp_path / "bin", "relaxed"))), **TINY) is None
+    assert History(prepared).continuations == 1
+    assert EspressoInputs.read(prepared).structure != inputs.structure
+
+
+def test_a_stop_whose_process_died_at_once_is_gone_on_from_too(prepared, tmp_path):
+    stored = copy_case("out_of_time", tmp_path / "stored")
+    (prepared / "pw.out").write_text((stored / "pw.out").read_text())
+    (tmp_path / "out" / "sluice.save").mkdir(parents=True)
+    (tmp_path / "out" / "sluice.save" / "charge-density.dat").touch()
+    History(prepared).add("start", number=1)
+    History(prepared).add("end", exit_code=2, n_iterations=4)
+    EspressoJob(Launch("", 1, "false")).setup(str(prepared))
+    assert EspressoInputs.read(prepared).namelists["control"]["restart_mode"] == "restart"
+    assert History(prepared).continuations == 1
+
+
+def test_a_restart_without_its_files_begins_at_the_last_geometry(prepared, tmp_path):
+    """Scratch of another node: pw.x would begin with the first geometry, and say nothing."""
+    stored = copy_case("killed_midway", tmp_path / "stored")
+    (prepared / "pw.out").write_text((stored / "pw.out").read_text())
+    inputs = EspressoInputs.read(prepared).changed({"control": {"restart_mode": "restart", "calculation": "vc-relax"}})
+    inputs.write(prepared)
+    for event in ("start", "end", "correction"):
+        History(prepared).add(event, number=1, exit_code=2, kind="continuation")
+    EspressoJob(Launch("", 1, "false")).setup(str(prepared))
+    after = EspressoInputs.read(prepared)
+    assert after.namelists["control"]["restart_mode"] == "from_scratch"
+    assert after.structure != inputs.structure

@@ -196,6 +196,8 @@ class WalltimeHandler(EspressoHandler):
         ends = [event for event in now.history.events() if event["event"] == "end"]
         if len(ends) > 1 and all(event.get("n_iterations") == 0 for event in ends[-2:]):
             return None
+        if not has_density(now.inputs):  # stopped before it had one, or its files lie on another machine
+            return Plan({"electrons": {"startingpot": "atomic"}})
         return Plan({"control": {"restart_mode": "restart"}}, from_geometry=False)
 
 

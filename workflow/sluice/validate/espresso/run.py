@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
-import json
 import os
 import resource
 import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,11 +24,14 @@ from custodian.custodian import CustodianError, Job
 from pymatgen.core import Element, Structure
 
 from sluice.errors import MissingProgramError, SluiceError
+from sluice.step import Continue
 from sluice.task_claims import check_claim
+from sluice.time_limit import seconds_left, warned
+from sluice.validate.espresso.history import History
 from sluice.validate.espresso.inputs import ERROR_FILE, INPUT_FILE, OUTPUT_FILE, PREFIX, EspressoInputs
 from sluice.validate.espresso.outputs import read_output
 
-HISTORY_FILE = "attempts.jsonl"
+EXIT_FILE = f"{PREFIX}.EXIT"  # pw.x looks for it where it runs, and stops as at max_seconds
 LOCK_FILE = "lock"
 CPU_FILE = "cpu_seconds"  # of the attempt that is running
 # ASSUME: atoms closer than this share of the sum of their covalent radii are a mistake, not a structure.
@@ -76,65 +79,6 @@ class Launch:
                     f"{program!r} not found; install Quantum ESPRESSO (on Debian and Ubuntu:"
                     " `apt-get install quantum-espresso`) or name the program in validate.command and validate.launch"
                 )
-
-
-class History:
-    """What happened in a job's directory: one JSON line an event, never rewritten."""
-
-    def __init__(self, directory: Path) -> None:
-        self.path = Path(directory) / HISTORY_FILE
-
-    def events(self) -> list[dict[str, Any]]:
-        """All events in order; a line cut off by a kill is passed over."""
-        if not self.path.exists():
-            return []
-        found = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
-                found.append(json.loads(line))
-        return found
-
-    def add(self, event: str, **values: Any) -> None:
-        """Append an event."""
-        text = json.dumps({"event": event, "time": round(time.time(), 2), **values}, sort_keys=True, default=str) + "\n"
-        handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            os.write(handle, text.encode())
-        finally:
-            os.close(handle)
-
-    def count(self, event: str, **values: Any) -> int:
-        """Number of events of a kind with these values."""
-        return sum(e["event"] == event and all(e.get(k) == v for k, v in values.items()) for e in self.events())
-
-    def exit_code(self) -> int | None:
-        """Exit code of the last attempt, None if it never ended."""
-        last = next((e for e in reversed(self.events()) if e["event"] in ("start", "end")), None)
-        return last["exit_code"] if last is not None and last["event"] == "end" else None
-
-    def interrupted(self) -> bool:
-        """Whether the last attempt was started and never ended."""
-        last = next((e for e in reversed(self.events()) if e["event"] in ("start", "end")), None)
-        return last is not None and last["event"] == "start"
-
-    @property
-    def starts(self) -> int:
-        """How often pw.x was started."""
-        return self.count("start")
-
-    @property
-    def failures(self) -> int:
-        """Corrections after failures."""
-        return self.count("correction", kind="failure")
-
-    @property
-    def continuations(self) -> int:
-        """Continuations after time limits and interruptions."""
-        return self.count("correction", kind="continuation")
-
-    def total(self, key: str) -> float:
-        """Sum over attempts, e.g. of ``cpu_seconds``."""
-        return float(sum(e.get(key, 0.0) for e in self.events()))
 
 
 @contextlib.contextmanager
@@ -205,6 +149,17 @@ def has_density(inputs: EspressoInputs) -> bool:
     return any((save / name).is_file() for name in ("charge-density.dat", "charge-density.hdf5"))
 
 
+def last_geometry(directory: Path, inputs: EspressoInputs) -> Structure | None:
+    """The last geometry printed by the last run or by those that it continued; None if there is none."""
+    found = read_output(directory / OUTPUT_FILE, inputs.structure).structure
+    for number in range(History(directory).starts - 1, 0, -1):
+        earlier = read_output(directory / f"{OUTPUT_FILE}.{number}", inputs.structure)
+        if found is not None or not earlier.out_of_time:
+            break
+        found = earlier.structure
+    return found
+
+
 def record_interruption(directory: Path, ranks: int) -> bool:
     """Give an attempt that was started and never ended its end, with the cost that its output tells.
 
@@ -221,12 +176,15 @@ def record_interruption(directory: Path, ranks: int) -> bool:
     return True
 
 
-def _wait(process: subprocess.Popen[bytes], path: Path) -> float:
-    """Wait for the end; CPU seconds of the whole tree.
+def _wait(process: subprocess.Popen[bytes], here: Path) -> float:
+    """Wait for the end; CPU seconds of the whole tree. When the job's time limit is near, pw.x is told to stop.
 
     Ranks of a launcher that aborts or is killed never reach our own account, so they are looked at while they run.
+
+    Raises:
+        Continue: if it is told to stop and does not do so in time.
     """
-    before, seen, rest = resource.getrusage(resource.RUSAGE_CHILDREN), 0.0, 0.05
+    before, seen, rest, path = resource.getrusage(resource.RUSAGE_CHILDREN), 0.0, 0.05, here / CPU_FILE
     path.unlink(missing_ok=True)
     while True:
         try:
@@ -234,6 +192,14 @@ def _wait(process: subprocess.Popen[bytes], path: Path) -> float:
             break
         except subprocess.TimeoutExpired:
             rest = min(2.0, 1.5 * rest)
+            if warned():
+                (here / EXIT_FILE).touch()
+                if seconds_left() < 0:
+                    found = read_output(here / OUTPUT_FILE)
+                    raise Continue(
+                        f"{here.name}: pw.x did not stop in time and goes on from its last geometry",
+                        advanced=bool(found.energies_ev),
+                    ) from None
             with contextlib.suppress(psutil.Error):
                 tree = psutil.Process(process.pid)
                 times = [p.cpu_times() for p in (tree, *tree.children(recursive=True))]
@@ -251,6 +217,13 @@ def _read_cpu(path: Path) -> float:
         return 0.0
 
 
+def go_on_later(directory: Path) -> None:
+    """Write the input with which pw.x goes on where it stopped itself, as after any time limit, without a cap."""
+    from sluice.validate.espresso.handlers import WalltimeHandler
+
+    WalltimeHandler(max_continuations=sys.maxsize).correct(str(directory))
+
+
 @dataclass
 class EspressoJob(Job):
     """custodian's view of one pw.x run in a directory that holds its input.
@@ -265,14 +238,19 @@ class EspressoJob(Job):
         """Check the geometry; after an interruption continue from the last geometry and density."""
         here = Path(directory)
         check_claim(here)
-        inputs = EspressoInputs.read(here)
         history = History(here)
-        if record_interruption(here, self.launch.ranks):
-            output = read_output(here / OUTPUT_FILE, inputs.structure)
+        if history.ended_last() and read_output(here / OUTPUT_FILE).out_of_time:
+            go_on_later(here)  # who told it to stop died before this
+        inputs = EspressoInputs.read(here)
+        interrupted = record_interruption(here, self.launch.ranks)
+        # A restart without the files it needs would begin again from the first geometry, and say nothing.
+        moved = inputs.namelists["control"]["restart_mode"] == "restart" and not has_density(inputs)
+        if interrupted or moved:
             start = {"startingpot": "file" if has_density(inputs) else "atomic", "startingwfc": None}
             changes: Changes = {"control": {"restart_mode": "from_scratch"}, "electrons": start}
-            inputs = inputs.changed(changes, output.structure)
-            history.add("correction", kind="continuation", handler="setup", problem="interrupted", changes=changes)
+            inputs = inputs.changed(changes, last_geometry(here, inputs))
+            problem = "interrupted" if interrupted else "working files are elsewhere"
+            history.add("correction", kind="continuation", handler="setup", problem=problem, changes=changes)
         check_geometry(inputs.structure)
         inputs.write(here)
 
@@ -281,9 +259,13 @@ class EspressoJob(Job):
 
         Raises:
             ClaimLostError: if another process has the task now; custodian passes it on and corrects nothing.
+            Continue: if the job's time limit is near; likewise.
         """
         here = Path(directory)
         check_claim(here)
+        if warned():
+            raise Continue(f"{here.name}: pw.x is not started so near the time limit", advanced=False)
+        (here / EXIT_FILE).unlink(missing_ok=True)  # one that is left would stop pw.x before it has begun
         history = History(here)
         inputs = EspressoInputs.read(here)
         for name in (OUTPUT_FILE, ERROR_FILE):
@@ -299,7 +281,7 @@ class EspressoJob(Job):
                 preexec_fn=None if words[0] == shutil.which("setpriv") else _die_with_parent,  # noqa: PLW1509
             )  # fmt: skip
             try:
-                own = _wait(process, here / CPU_FILE)
+                own = _wait(process, here)
             except BaseException:
                 process.kill()
                 process.wait()
@@ -315,6 +297,10 @@ class EspressoJob(Job):
             energies_ev=list(output.energies_ev),
             n_iterations=output.n_iterations,
         )
+        if warned() and output.out_of_time and not output.relaxed:
+            go_on_later(here)
+            reached = f"after {len(output.energies_ev)} geometries" if output.energies_ev else "in the first scf"
+            raise Continue(f"{here.name}: pw.x stopped {reached}", advanced=output.n_iterations > 0)
 
     def postprocess(self, directory: str = "./") -> None:
         """Nothing is left to do."""
