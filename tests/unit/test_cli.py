@@ -149,6 +149,25 @@ def test_tools_refuse_missing_files_and_wrong_protocols(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], ("fast", 1, ("Cr", "Mn", "Fe", "Co", "Ni"))),
+        (["--config", "c.yaml"], ("balanced", 1, ("Ni",))),
+        (["--config", "c.yaml", "--protocol", "stringent"], ("stringent", 1, ("Ni",))),
+    ],
+)
+def test_dft_takes_from_the_configuration_what_no_option_says(options, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.cif").write_text("")
+    (tmp_path / "c.yaml").write_text("validate: {protocol: balanced, spin_elements: [Ni]}\n")
+    given = {}
+    monkeypatch.setattr("sluice.validate.compute_files.dft_files", lambda files, **values: given.update(values) or [])
+    call("dft", "a.cif", *options, "--elements", "Ni,Pt", code=1)
+    assert given["elements"] == ("Ni", "Pt")
+    assert (given["settings"].protocol, given["settings"].ranks, given["settings"].spin_elements) == expected
+
+
+@pytest.mark.parametrize(
     ("elements", "words"),
     [
         ("Li,Xx", "'Xx' is not supported; allowed are the elements from H to Bi"),
