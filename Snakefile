@@ -1,4 +1,5 @@
 # Sluice: curate -> train -> generate -> screen -> validate -> report, each stage a file of rules.
+import os
 from pathlib import Path
 
 from sluice.config_file import check_config
@@ -14,6 +15,11 @@ CAMPAIGN = check_config(
 
 
 workdir: CAMPAIGN.workdir
+
+
+if "SLUICE_CONTAINER" in os.environ:
+
+    container: os.environ["SLUICE_CONTAINER"]  # for --software-deployment-method apptainer
 
 
 wildcard_constraints:
