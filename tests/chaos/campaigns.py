@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,8 @@ DFT_TOLERANCE_EV_PER_ATOM = 1e-3
 DFT_SCHEMAS = ("results", "validated")
 
 COUNTING_PW = """#!/bin/sh
-echo "$$ $(pwd)" >> {tally}
+finished=; [ -e ../../result.json ] && finished=finished
+echo "$$ $(pwd) $finished" >> {tally}
 exec pw.x "$@"
 """
 
@@ -133,6 +136,63 @@ def pw_starts(config: Path) -> int:
     """How often pw.x was started on a calculation (not to ask for its version)."""
     tally = config.parent / "pw-starts.txt"
     return sum("/dft/" in line for line in tally.read_text().splitlines()) if tally.exists() else 0
+
+
+def repeated_tasks(config: Path) -> list[str]:
+    """Calculations that pw.x was started on although their result was there."""
+    tally = config.parent / "pw-starts.txt"
+    lines = tally.read_text().splitlines() if tally.exists() else []
+    return sorted({line.split()[1] for line in lines if "/dft/" in line and line.endswith(" finished")})
+
+
+def library(config: Path) -> Path:
+    """The campaign's task library."""
+    return Path(yaml.safe_load(config.read_text())["results"]) / "dft"
+
+
+def finished_tasks(config: Path) -> dict[str, str]:
+    """Digest of every finished calculation's files: result and archive."""
+    found = {}
+    for path in sorted(library(config).glob("*/result.json")):
+        contents = path.read_bytes() + (path.parent / "files.tar.xz").read_bytes()
+        found[path.parent.name] = hashlib.sha256(contents).hexdigest()
+    return found
+
+
+@dataclass
+class TaskComparison:
+    """Calculations beside those of the undisturbed run.
+
+    Attributes:
+        problems: what differs beyond what an interruption may change.
+        restarted: how many were started more often than undisturbed.
+        largest_ev_per_atom: largest difference of energy among those.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    restarted: int = 0
+    largest_ev_per_atom: float = 0.0
+
+
+def compare_tasks(config: Path, undisturbed: Path) -> TaskComparison:
+    """Untouched calculations agree to the bit, restarted ones within the tolerance."""
+    found = TaskComparison()
+    mine, reference = ({p.parent.name: p for p in library(c).glob("*/result.json")} for c in (config, undisturbed))
+    found.problems += [f"task {name}: only in one" for name in sorted(set(mine) ^ set(reference))]
+    for name in sorted(set(mine) & set(reference)):
+        a, b = json.loads(mine[name].read_text()), json.loads(reference[name].read_text())
+        if a["converged"] != b["converged"]:
+            found.problems.append(f"task {name}: converged {a['converged']}: {a['reason']} {a['detail']}")
+        elif a["pw_starts"] == b["pw_starts"] and not a["continuations"]:
+            same = ("energy_ev_per_atom", "structure", "space_group", "magnetization_mu_b_per_cell")
+            found.problems += [f"task {name}: {key} differs" for key in same if a.get(key) != b.get(key)]
+        elif a["converged"]:
+            found.restarted += 1
+            apart = abs(a["energy_ev_per_atom"] - b["energy_ev_per_atom"])
+            found.largest_ev_per_atom = max(found.largest_ev_per_atom, apart)
+            if apart > DFT_TOLERANCE_EV_PER_ATOM:
+                found.problems.append(f"task {name}: energy differs by {apart} eV/atom")
+    return found
 
 
 def summary_differences(config: Path, undisturbed: Path) -> list[str]:
