@@ -26,6 +26,7 @@ from sluice.config_screen import (  # noqa: F401
     ShortlistSettings,
     SymmetrySettings,
 )
+from sluice.config_vasp import MP_GGA_FLOW, VASP_COMMAND, VaspSettings  # noqa: F401
 
 RESERVED_NAMES = ("dft", "experiments")
 
@@ -174,12 +175,12 @@ class TrainSettings(Section):
 class ValidateSettings(Section):
     """First-principles formation energies."""
 
-    code: Literal["espresso"] = Field("espresso", description="The first-principles code.")
+    code: Literal["espresso", "vasp"] = Field("espresso", description="The first-principles code.")
     protocol: Literal["fast", "balanced", "stringent"] = Field("fast", description="Accuracy; README has the table.")
     batches: Count = Field(2, description="Batches that run side by side.")
     ranks: Count = Field(1, description="MPI ranks of one calculation.")
     launch: str = Field("mpirun -np {ranks}", description="Command that launches the ranks; `{ranks}` is filled in.")
-    command: str = Field("pw.x", description="Program, by name or path.")
+    command: str = Field("pw.x", description="Program, by name or path; with `code: vasp` the default is vasp_std.")
     pseudos: Path | None = Field(
         None, description="Directory with SSSP PBE efficiency 1.3.0; null: where `sluice pseudos install` puts it."
     )
@@ -190,9 +191,24 @@ class ValidateSettings(Section):
     )
     max_attempts: Count = Field(4, description="Attempts at one calculation, each with changed inputs.")
     max_continuations: Count = Field(20, description="Continuations after time limits, counted apart from attempts.")
-    max_hours: Positive = Field(3.0, description="Wall time of one pw.x run before it stops itself to be continued, h.")
+    max_hours: Positive = Field(
+        3.0, description="Wall time of one run of the code before it stops itself to be continued, h."
+    )
+    vasp: VaspSettings = VaspSettings()
 
     _elements = field_validator("spin_elements")(check_elements)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _program(cls, values: object) -> object:
+        if isinstance(values, dict) and values.get("code") == "vasp":
+            return {"command": VASP_COMMAND, **values}
+        return values
+
+    @property
+    def protocol_name(self) -> str:
+        """What decides the accuracy: the protocol, or the flow of VASP."""
+        return self.vasp.flow if self.code == "vasp" else self.protocol
 
     @model_validator(mode="after")
     def _check(self) -> ValidateSettings:

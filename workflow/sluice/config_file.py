@@ -140,6 +140,12 @@ def _resolve(config: Config, source: Path | None) -> Config:
             "pseudos": absolute(validate.pseudos, base),
             "library": absolute(validate.library, Path.cwd()),
             "scratch": absolute(validate.scratch, Path.cwd()),
+            "vasp": validate.vasp.model_copy(
+                update={
+                    "potcars": absolute(validate.vasp.potcars, base),
+                    "references": absolute(validate.vasp.references, base),
+                }
+            ),
         }
     )
     objectives = tuple(o.model_copy(update={"model": absolute(o.model, base)}) for o in config.screen.objectives)
@@ -161,6 +167,8 @@ def _missing_paths(config: Config, lines: dict[tuple[str, ...], int]) -> list[st
             config.curate.files.properties if config.curate.source == "files" else None,
         ),
         (("validate", "pseudos"), config.validate_.pseudos),
+        (("validate", "vasp", "potcars"), config.validate_.vasp.potcars),
+        (("validate", "vasp", "references"), config.validate_.vasp.references),
     ]
     given += [(("screen", "objectives", str(i), "model"), o.model) for i, o in enumerate(config.screen.objectives)]
     return [

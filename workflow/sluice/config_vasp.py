@@ -14,7 +14,7 @@ VASP_COMMAND = "vasp_std"
 
 
 class VaspSettings(Section):
-    """VASP through atomate2 (`code: vasp`); accuracy is that of the flow, `protocol` and `spin_elements` play no part."""
+    """VASP through atomate2 (`code: vasp`); the flow sets the accuracy, `protocol` and `spin_elements` play no part."""
 
     flow: Literal["MPGGADoubleRelaxStaticMaker", "MPMetaGGADoubleRelaxStaticMaker", "MP24DoubleRelaxStaticMaker"] = (
         Field(

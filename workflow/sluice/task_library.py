@@ -343,7 +343,7 @@ def known_references(
     shelf, wanted = TaskLibrary(library), set(chemistry.elements)
 
     def fits(record: Mapping[str, Any]) -> bool:
-        alike = (record.get("code"), record.get("protocol")) == (settings.code, settings.protocol)
+        alike = (record.get("code"), record.get("protocol")) == (settings.code, settings.protocol_name)
         return (
             bool(record.get("converged"))
             and alike

@@ -10,7 +10,7 @@ from sluice.crystals import Crystals
 from sluice.screen import shortlist_candidates as module
 from sluice.screen.shortlist_candidates import CostEstimator, shortlist_candidates
 from sluice.store import Store
-from sluice.validate.calculate import settings_for
+from sluice.validate.espresso.planning import settings_for
 from sluice.validate.espresso.references import reference_structure
 from sluice.validate.espresso.sets import prepare_structure
 

@@ -15,7 +15,7 @@ from sluice.crystals import Crystals
 from sluice.schemas import SCHEMAS
 from sluice.store import StoreWriter
 from sluice.task_library import structure_to_json
-from sluice.validate.calculate import Calculator
+from sluice.validate.espresso.calculator import EspressoCalculator
 from sluice.validate.espresso.pseudos import PseudoLibrary, pseudo_table
 from sluice.validate.run_batch import Record, Task, failure_record
 
@@ -24,7 +24,7 @@ ELEMENT_ENERGIES = {"Na": -10.0, "K": -11.0, "Cl": -20.0, "Mg": -30.0, "O": -40.
 BINDING_EV_PER_ATOM = -2.0
 
 
-class TableCalculator(Calculator):
+class TableCalculator(EspressoCalculator):
     """Addresses tasks like the real one, by the table's digests; its energies are the table above."""
 
     version = "6.7MaX"
@@ -60,8 +60,8 @@ def use_table(monkeypatch: pytest.MonkeyPatch, fail: Sequence[str] = ()) -> list
         made.append(TableCalculator(settings, fail))
         return made[-1]
 
-    monkeypatch.setattr("sluice.validate.plan_tasks.Calculator", make)
-    monkeypatch.setattr("sluice.validate.compute_references.Calculator", make)
+    monkeypatch.setattr("sluice.validate.plan_tasks.make_calculator", make)
+    monkeypatch.setattr("sluice.validate.compute_references.make_calculator", make)
     return made
 
 

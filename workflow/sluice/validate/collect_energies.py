@@ -124,7 +124,7 @@ def collect_energies(
                 "novel": novel,
                 "confirmed": bool(raw < 0.0 and values["space_group"] > 0 and novel),
                 "code": settings.code,
-                "protocol": settings.protocol,
+                "protocol": settings.protocol_name,
             }
             columns: dict[str, Sequence[Any]] = {name: [value] for name, value in values.items()}
             writer.append([names[i]], columns, crystals=crystal, parent_id=parents[i : i + 1])

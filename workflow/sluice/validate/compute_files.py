@@ -18,14 +18,13 @@ from rich.table import Table
 
 from sluice.config import SUPPORTED_ELEMENTS, ValidateSettings
 from sluice.crystals import Crystals
-from sluice.errors import SluiceError
+from sluice.errors import MissingProgramError, SluiceError
 from sluice.schemas import SCHEMAS, Column
 from sluice.store import StoreWriter
 from sluice.task_library import TaskLibrary
 from sluice.validate.collect_energies import formation_energies
 from sluice.validate.compute_compounds import without_reference
 from sluice.validate.energies import TotalEnergy
-from sluice.validate.espresso.sets import tier_for
 from sluice.validate.plan_tasks import Planner, deal
 from sluice.validate.run_batch import BatchRunner, Compute, Record, Task
 from sluice.validate.task_stores import RESULT_COLUMNS, Result, result_of
@@ -173,8 +172,10 @@ def _plan(entry: FileEnergy, planner: Planner, elements: Sequence[str] | None) -
         own = sorted(structure.symbol_set)
         if elements is not None and (outside := [symbol for symbol in own if symbol not in elements]):
             raise SluiceError(f"{entry.path}: {', '.join(outside)} not among the elements {', '.join(elements)}")
-        tier = tier_for(own if elements is None else elements, planner.settings.protocol).name
+        tier = planner.planning.tier_name(own if elements is None else elements, planner.settings)
         entry.task = planner.compound(entry.name, structure, tier)
+    except MissingProgramError:
+        raise
     except SluiceError as error:
         entry.fail("cannot be used", str(error))
 
@@ -229,7 +230,7 @@ def _row(entry: FileEnergy, settings: ValidateSettings) -> dict[str, object]:
         "reason": entry.reason,
         "detail": entry.detail,
         "code": settings.code,
-        "protocol": settings.protocol,
+        "protocol": settings.protocol_name,
         "tier": entry.task.tier if entry.task else "",
         **{
             name: values.get(name, "")

@@ -9,7 +9,7 @@ from sluice.step import run_step
 from sluice.store import Store
 from sluice.task_library import TaskLibrary
 from sluice.time_limit import heed_warnings
-from sluice.validate.calculate import Calculator
+from sluice.validate.calculate import make_calculator
 from sluice.validate.run_batch import BatchRunner, Record, Task
 from sluice.validate.task_stores import read_tasks, write_results
 
@@ -61,7 +61,7 @@ def compute(
     heed_warnings()
     runner = BatchRunner(
         TaskLibrary(library),
-        Calculator(settings),
+        make_calculator(settings),
         scratch=settings.scratch,
         max_attempts=settings.max_attempts,
         scope=scope,

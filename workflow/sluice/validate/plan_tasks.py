@@ -8,15 +8,12 @@ from pathlib import Path
 
 from pymatgen.core import Structure
 
-from sluice.chemistry.costs import estimate_cpu_seconds
 from sluice.config import Chemistry, ValidateSettings
-from sluice.errors import SluiceError
+from sluice.errors import MissingProgramError, SluiceError
 from sluice.step import run_step
 from sluice.store import Store, StoreWriter
 from sluice.task_library import LibraryError, TaskLibrary
-from sluice.validate.calculate import Calculator, settings_for
-from sluice.validate.espresso.references import reference_structure
-from sluice.validate.espresso.sets import prepare_structure, tier_for
+from sluice.validate.calculate import Calculator, make_calculator, planning_of
 from sluice.validate.run_batch import Task
 from sluice.validate.task_stores import TASK_COLUMNS, lineage, write_tasks
 
@@ -71,7 +68,8 @@ class Planner:
 
     def __init__(self, settings: ValidateSettings, calculator: Calculator | None = None) -> None:
         self.settings = settings
-        self.calculator = Calculator(settings) if calculator is None else calculator
+        self.calculator = make_calculator(settings) if calculator is None else calculator
+        self.planning = planning_of(settings)
 
     def compound(self, candidate_id: str, structure: Structure, tier: str, parent_id: str = "") -> Task:
         """The task of a compound.
@@ -80,8 +78,9 @@ class Planner:
             SluiceError: if spglib cannot make sense of it or an element has no reference.
         """
         for element in structure.symbol_set:
-            reference_structure(element)
-        return replace(self._task(candidate_id, "", prepare_structure(structure), tier), parent_id=parent_id)
+            self.planning.reference_cell(element)
+        prepared = self.planning.prepare_structure(structure)
+        return replace(self._task(candidate_id, "", prepared, tier), parent_id=parent_id)
 
     def reference(self, element: str, tier: str) -> Task:
         """The task of an elemental reference.
@@ -89,10 +88,10 @@ class Planner:
         Raises:
             SluiceError: if the element has none.
         """
-        return self._task(f"ref-{element}", element, reference_structure(element).structure, tier)
+        return self._task(f"ref-{element}", element, self.planning.reference_cell(element), tier)
 
     def _task(self, candidate_id: str, element: str, structure: Structure, tier: str) -> Task:
-        calculation = settings_for(structure, element=element, tier=tier, settings=self.settings)
+        seconds = self.calculator.estimate(structure, element=element, tier=tier)
         return Task(
             task_id=self.calculator.address(structure, element=element, tier=tier),
             candidate_id=candidate_id,
@@ -100,7 +99,7 @@ class Planner:
             element=element,
             batch=0,
             tier=tier,
-            estimated_cpu_seconds=float(round(estimate_cpu_seconds(structure, calculation), 1)),
+            estimated_cpu_seconds=float(round(seconds, 1)),
             structure=structure,
         )
 
@@ -118,18 +117,22 @@ def plan_tasks(
         tasks: the store to write (schema ``tasks``).
 
     Raises:
-        MissingProgramError: if pw.x or pseudopotentials are missing.
+        MissingProgramError: if the code or pseudopotentials are missing.
     """
-    tier = tier_for(chemistry.elements, settings.protocol).name
+    tier = planning_of(settings).tier_name(chemistry.elements, settings)
     compounds: list[Task] = []
     failed: list[tuple[str, str]] = []
     with Store(shortlist, "shortlist") as store:
         planner = Planner(settings) if len(store) else None
+        if planner is not None:
+            planner.calculator.check(chemistry.elements)
         parents = [value.decode() for value in store.rows().parent_id]
         for name, parent, structure in zip(store.ids(), parents, store.crystals().structures(), strict=True):
             assert planner is not None
             try:
                 compounds.append(planner.compound(name, structure, tier, parent))
+            except MissingProgramError:
+                raise
             except SluiceError as error:
                 failed.append((name, str(error)))
         origin, came_in = lineage(store), len(store)
