@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from sluice.models.element_features import MAX_Z, N_FEATURES, feature_table
 from sluice.models.graphs import GraphBatch
+from sluice.models.layers import Dense, Norm, gated_sum
+
+Scale = Literal["given", "touching"]
 
 
 class Convolution(nn.Module):
@@ -17,24 +22,29 @@ class Convolution(nn.Module):
     an atom and not once a pair. Batch normalization before the gate and after the sum is the authors' code's.
     """
 
-    def __init__(self, hidden_size: int, gaussians: int) -> None:
+    def __init__(self, hidden_size: int, gaussians: int, bags: int | None = None) -> None:
         super().__init__()
-        self.from_self = nn.Linear(hidden_size, 2 * hidden_size)
-        self.from_neighbour = nn.Linear(hidden_size, 2 * hidden_size, bias=False)
-        self.from_bond = nn.Linear(gaussians, 2 * hidden_size, bias=False)
-        self.norm_pairs = nn.BatchNorm1d(2 * hidden_size)
-        self.norm_atoms = nn.BatchNorm1d(hidden_size)
+        self.from_self = Dense(hidden_size, 2 * hidden_size, bags=bags)
+        self.from_neighbour = Dense(hidden_size, 2 * hidden_size, bias=False, bags=bags)
+        self.from_bond = Dense(gaussians, 2 * hidden_size, bias=False, bags=bags)
+        self.norm_pairs = Norm(2 * hidden_size, bags=bags)
+        self.norm_atoms = Norm(hidden_size, bags=bags)
 
-    def forward(self, atoms: Tensor, bonds: Tensor, batch: GraphBatch) -> Tensor:
-        """Update the atoms' features (M, H) from bonds (E, G), E pairs of atom and neighbour."""
-        centre, slot = batch.mask.nonzero(as_tuple=True)  # (E,), (E,)
-        neighbour = batch.neighbours[batch.mask]  # (E,)
-        z = self.from_self(atoms)[centre] + self.from_neighbour(atoms)[neighbour] + self.from_bond(bonds)  # (E, 2H)
-        gate, core = self.norm_pairs(z).chunk(2, dim=1)  # (E, H), (E, H)
-        message = torch.sigmoid(gate) * softplus(core)  # (E, H)
-        padded = message.new_zeros(*batch.mask.shape, message.shape[1])  # (M, K, H)
-        padded[centre, slot] = message
-        return softplus(atoms + self.norm_atoms(padded.sum(dim=1)))  # (M, H)
+    def forward(self, atoms: Tensor, bonds: Tensor, batch: GraphBatch, node_weights: Tensor) -> Tensor:
+        """Update the atoms' features ([A,] M, H).
+
+        Args:
+            atoms: ([A,] M, H).
+            bonds: (E, G).
+            batch: the graphs.
+            node_weights: ([A,] M) weight of each node in the statistics of the normalizations.
+        """
+        z = self.from_self(atoms).index_select(-2, batch.centres)  # ([A,] E, 2H)
+        z = z + self.from_neighbour(atoms).index_select(-2, batch.neighbours)
+        z = z + self.from_bond(bonds)
+        edge_weights = node_weights.index_select(-1, batch.centres) * batch.edge_counts  # ([A,] E)
+        messages = gated_sum(z, self.norm_pairs, edge_weights, batch)
+        return softplus(atoms + self.norm_atoms(messages, node_weights))  # ([A,] M, H)
 
 
 class CGCNN(nn.Module):
@@ -47,6 +57,10 @@ class CGCNN(nn.Module):
         gaussians: G, number of Gaussians that a distance is expanded in, eq. (3) of the supplement.
         neighbours: greatest number of neighbours in the graphs that it takes.
         cutoff: radius of the neighbour search, Å.
+        scale: ``touching`` sees every crystal at the size where its closest atoms touch; see ``prepare_graphs``.
+        dropout: share of the head's features that are dropped in training.
+        shift: value of a zero output; ``spread`` of one unit. Mean and standard deviation of a regression's targets.
+        bags: number A of networks side by side; see ``sluice.models.layers``.
     """
 
     features: Tensor
@@ -61,24 +75,43 @@ class CGCNN(nn.Module):
         gaussians: int,
         neighbours: int,
         cutoff: float,
+        scale: Scale = "given",
+        dropout: float = 0.0,
+        shift: float = 0.0,
+        spread: float = 1.0,
+        bags: int | None = None,
     ) -> None:
         super().__init__()
-        self.neighbours, self.cutoff = neighbours, cutoff
+        self.neighbours, self.cutoff, self.scale = neighbours, cutoff, scale
+        self.shift, self.spread = shift, spread
         self.register_buffer("features", torch.from_numpy(feature_table()))  # (104, F)
         self.register_buffer("centres", torch.linspace(0.0, cutoff, gaussians))  # (G,)
-        self.embed = nn.Linear(N_FEATURES, hidden_size)
-        self.convolutions = nn.ModuleList(Convolution(hidden_size, gaussians) for _ in range(convolutions))
-        self.pooled = nn.Linear(hidden_size, head_size)
-        self.head = nn.Linear(head_size, 1)
+        self.embed = Dense(N_FEATURES, hidden_size, bags=bags)
+        self.convolutions = nn.ModuleList(Convolution(hidden_size, gaussians, bags) for _ in range(convolutions))
+        self.pooled = Dense(hidden_size, head_size, bags=bags)
+        self.dropout = nn.Dropout(dropout)
+        self.head = Dense(head_size, 1, bags=bags)
 
-    def forward(self, batch: GraphBatch) -> Tensor:
-        """One output for each of the B crystals."""
-        atoms = self.embed(self.features[batch.numbers.clamp(max=MAX_Z)])  # (M, H)
-        width = self.cutoff / max(1, len(self.centres) - 1)
-        distances = batch.distances[batch.mask]  # (E,)
-        bonds = torch.exp(-(((distances[:, None] - self.centres) / width) ** 2))  # (E, G)
+    def forward(self, batch: GraphBatch, crystal_weights: Tensor | None = None) -> Tensor:
+        """Outputs ([A,] B).
+
+        Args:
+            batch: the graphs.
+            crystal_weights: ([A,] B) weight of each crystal in the statistics of the normalizations; 0 leaves it out.
+        """
+        weights = batch.node_counts  # (M,)
+        if crystal_weights is not None:
+            weights = weights * crystal_weights.index_select(-1, batch.crystals)  # ([A,] M)
+        atoms = self.embed(self.features[batch.numbers.clamp(max=MAX_Z)])  # ([A,] M, H)
+        bonds = expand(batch.distances, self.centres)  # (E, G)
         for convolution in self.convolutions:
-            atoms = convolution(atoms, bonds, batch)  # (M, H)
-        crystals = torch.segment_reduce(atoms, "mean", lengths=batch.counts)  # (B, H)
-        crystals = softplus(self.pooled(softplus(crystals)))  # (B, head)
-        return self.head(crystals).squeeze(1)  # (B,)
+            atoms = convolution(atoms, bonds, batch, weights)  # ([A,] M, H)
+        crystals = batch.mean_over_atoms(atoms)  # ([A,] B, H)
+        crystals = self.dropout(softplus(self.pooled(softplus(crystals))))  # ([A,] B, head)
+        return self.shift + self.spread * self.head(crystals).squeeze(-1)  # ([A,] B)
+
+
+def expand(distances: Tensor, centres: Tensor) -> Tensor:
+    """(E, G) Gaussians of the distances, as wide as their centres are apart."""
+    width = (centres[-1] - centres[0]) / max(1, len(centres) - 1)
+    return torch.exp(-(((distances[:, None] - centres) / width) ** 2))

@@ -1,8 +1,13 @@
-"""Crystal graphs as flat arrays: every atom's nearest neighbours, made once, batched by index arithmetic."""
+"""Crystal graphs as flat arrays: every atom's nearest neighbours, made once, batched by index arithmetic.
+
+Atoms that no network of distances can tell apart are one node, and equal bonds of a node one edge; both carry the
+number that they stand for (``graph_merging``), so that a sum over atoms or bonds is a weighted sum over nodes or edges.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -10,10 +15,13 @@ from numpy.typing import NDArray
 from pymatgen.optimization.neighbors import find_points_in_spheres
 
 from sluice.crystals import Crystals
+from sluice.models.graph_merging import merge_equal
+from sluice.step import report_progress
 
-CHUNK = 1000  # crystals whose full neighbour lists are held at a time
+ATOMS_PER_CHUNK = 20_000  # atoms whose pairs are held at a time
 SELF_TOLERANCE = 1e-8  # Å; nearer means the atom itself
-TIE_DECIMALS = 3  # distances equal to so many decimals (Å) count as one shell
+TIE = 1e-3  # Å; distances equal to so much count as one shell
+FIRST_GUESS = 2.5  # the search starts with a sphere that holds so many times the neighbours wanted
 # ASSUME: no crystal is denser than 1 Å³ an atom or thinner than 0.5 Å between faces; such cells come from broken input,
 # and their neighbour lists would not end.
 MIN_VOLUME_PER_ATOM = 1.0
@@ -22,64 +30,166 @@ MIN_HEIGHT = 0.5
 
 @dataclass(frozen=True)
 class Graphs:
-    """Graphs of ``n`` crystals with ``m`` atoms and up to ``k`` neighbours each.
+    """Graphs of ``n`` crystals with ``m`` nodes and ``e`` edges in all.
 
     Attributes:
-        atom_offsets: (n + 1,) atoms of graph i are ``atom_offsets[i]:atom_offsets[i + 1]``.
+        node_offsets: (n + 1,) nodes of graph i are ``node_offsets[i]:node_offsets[i + 1]``.
         numbers: (m,) atomic numbers.
-        neighbours: (m, k) index of each neighbour among the atoms of its own crystal, nearest first; padded with the
-            atom itself.
-        distances: (m, k) in Å; padded with the cutoff.
-        mask: (m, k) True where there is a neighbour.
+        node_counts: (m,) atoms that each node stands for.
+        edge_offsets: (m + 1,) edges of node j are ``edge_offsets[j]:edge_offsets[j + 1]``, nearest first.
+        neighbours: (e,) node at the far end, counted within its own crystal.
+        distances: (e,) in Å.
+        edge_counts: (e,) bonds of one atom that each edge stands for.
     """
 
-    atom_offsets: NDArray[np.int64]
+    node_offsets: NDArray[np.int64]
     numbers: NDArray[np.uint8]
+    node_counts: NDArray[np.int32]
+    edge_offsets: NDArray[np.int64]
     neighbours: NDArray[np.int32]
     distances: NDArray[np.float32]
-    mask: NDArray[np.bool_]
+    edge_counts: NDArray[np.uint8]
 
     def __len__(self) -> int:
-        return len(self.atom_offsets) - 1
+        return len(self.node_offsets) - 1
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all arrays, bytes."""
+        return sum(getattr(self, f.name).nbytes for f in fields(self))
+
+    @property
+    def n_atoms(self) -> NDArray[np.int64]:
+        """(n,) atoms of each crystal."""
+        return (
+            np.add.reduceat(self.node_counts.astype(np.int64), self.node_offsets[:-1])
+            if len(self)
+            else np.zeros(0, np.int64)
+        )
+
+    def __getitem__(self, index: NDArray | slice) -> Graphs:
+        """Select graphs by slice, boolean mask or integer indices."""
+        chosen = np.arange(len(self))[index]
+        nodes, node_offsets = _runs(self.node_offsets, chosen)
+        edges, edge_offsets = _runs(self.edge_offsets, nodes)
+        return Graphs(
+            node_offsets,
+            self.numbers[nodes],
+            self.node_counts[nodes],
+            edge_offsets,
+            self.neighbours[edges],
+            self.distances[edges],
+            self.edge_counts[edges],
+        )
+
+    @staticmethod
+    def concatenate(parts: list[Graphs]) -> Graphs:
+        """Put several sets one after the other."""
+        return Graphs(
+            _join_offsets([p.node_offsets for p in parts]),
+            np.concatenate([p.numbers for p in parts]),
+            np.concatenate([p.node_counts for p in parts]),
+            _join_offsets([p.edge_offsets for p in parts]),
+            np.concatenate([p.neighbours for p in parts]),
+            np.concatenate([p.distances for p in parts]),
+            np.concatenate([p.edge_counts for p in parts]),
+        )
+
+    def scaled(self, factors: NDArray) -> Graphs:
+        """The same graphs with all distances of crystal i multiplied by ``factors[i]``."""
+        per_node = np.repeat(factors, np.diff(self.node_offsets))
+        per_edge = np.repeat(per_node, np.diff(self.edge_offsets))
+        return replace(self, distances=(self.distances * per_edge).astype(np.float32))
+
+    @cached_property
+    def _on_device(self) -> dict[str, dict[str, torch.Tensor]]:
+        return {}
+
+    def _tensors(self, device: torch.device | str) -> dict[str, torch.Tensor]:
+        """The arrays as tensors, moved to a device once; on a CPU they share memory with the arrays."""
+        key = str(device)
+        if key not in self._on_device:
+            self._on_device[key] = {f.name: torch.from_numpy(getattr(self, f.name)).to(device) for f in fields(self)}
+        return self._on_device[key]
 
     def batch(self, index: NDArray[np.int64], device: torch.device | str = "cpu") -> GraphBatch:
-        """Put the chosen graphs side by side as one disconnected graph."""
-        index = np.asarray(index, dtype=np.int64)
-        counts = self.atom_offsets[index + 1] - self.atom_offsets[index]  # (B,)
-        starts = np.cumsum(counts) - counts  # (B,)
-        within = np.arange(int(counts.sum())) - np.repeat(starts, counts)  # (M,)
-        atoms = np.repeat(self.atom_offsets[index], counts) + within  # (M,)
-        neighbours = self.neighbours[atoms] + np.repeat(starts, counts)[:, None]  # (M, K)
-
-        def tensor(values: NDArray) -> torch.Tensor:
-            return torch.from_numpy(np.ascontiguousarray(values)).to(device, non_blocking=True)
-
+        """Put the chosen graphs side by side as one disconnected graph; all arithmetic is done on the device."""
+        data = self._tensors(device)
+        chosen = torch.from_numpy(np.ascontiguousarray(index, dtype=np.int64)).to(device)
+        nodes, n_nodes = _take(data["node_offsets"], chosen)  # (M,), (B,)
+        edges, n_edges = _take(data["edge_offsets"], nodes)  # (E,), (M,)
+        starts = n_nodes.cumsum(0) - n_nodes  # (B,)
+        centres = torch.repeat_interleave(n_edges)  # (E,)
+        start_of_node = torch.repeat_interleave(starts, n_nodes)  # (M,)
+        counts = data["node_counts"][nodes].float()  # (M,)
+        crystal_of_node = torch.repeat_interleave(n_nodes)  # (M,)
         return GraphBatch(
-            numbers=tensor(self.numbers[atoms].astype(np.int64)),
-            neighbours=tensor(neighbours.astype(np.int64)),
-            distances=tensor(self.distances[atoms]),
-            mask=tensor(self.mask[atoms]),
-            counts=tensor(counts),
+            numbers=data["numbers"][nodes].long(),
+            node_counts=counts,
+            crystals=crystal_of_node,
+            centres=centres,
+            neighbours=data["neighbours"][edges].long() + start_of_node[centres],
+            distances=data["distances"][edges],
+            edge_counts=data["edge_counts"][edges].float(),
+            n_atoms=torch.zeros(len(chosen), device=counts.device).index_add(0, crystal_of_node, counts),
         )
 
 
 @dataclass(frozen=True)
 class GraphBatch:
-    """B graphs side by side, M atoms in all.
+    """B graphs side by side, M nodes and E edges in all.
 
     Attributes:
         numbers: (M,) atomic numbers.
-        neighbours: (M, K) index of each neighbour among the M atoms.
-        distances: (M, K) in Å.
-        mask: (M, K) True where there is a neighbour.
-        counts: (B,) atoms in each graph.
+        node_counts: (M,) atoms that each node stands for.
+        crystals: (M,) graph of each node.
+        centres: (E,) node at the near end, rising.
+        neighbours: (E,) node at the far end.
+        distances: (E,) in Å.
+        edge_counts: (E,) bonds of one atom that each edge stands for.
+        n_atoms: (B,) atoms of each crystal.
     """
 
     numbers: torch.Tensor
+    node_counts: torch.Tensor
+    crystals: torch.Tensor
+    centres: torch.Tensor
     neighbours: torch.Tensor
     distances: torch.Tensor
-    mask: torch.Tensor
-    counts: torch.Tensor
+    edge_counts: torch.Tensor
+    n_atoms: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.n_atoms)
+
+    def mean_over_atoms(self, values: torch.Tensor) -> torch.Tensor:
+        """(…, B, C) mean over the atoms of each crystal of node values (…, M, C)."""
+        weights = (self.node_counts / self.n_atoms[self.crystals])[:, None]
+        return self.sum_over_nodes(values * weights)
+
+    def sum_over_nodes(self, values: torch.Tensor) -> torch.Tensor:
+        """(…, B, C) sum over the nodes of each crystal of values (…, M, C)."""
+        shape = (*values.shape[:-2], len(self), values.shape[-1])
+        return values.new_zeros(shape).index_add(-2, self.crystals, values)
+
+
+def _take(offsets: torch.Tensor, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Positions of all members of the chosen runs, one run after the other, and the length of each run."""
+    lengths = offsets[chosen + 1] - offsets[chosen]
+    shift = offsets[chosen] - (lengths.cumsum(0) - lengths)
+    return torch.repeat_interleave(shift, lengths) + torch.arange(int(lengths.sum()), device=offsets.device), lengths
+
+
+def _runs(offsets: NDArray, chosen: NDArray) -> tuple[NDArray, NDArray]:
+    """Positions of all members of the chosen runs, and the offsets of the new runs."""
+    lengths = offsets[chosen + 1] - offsets[chosen]
+    new = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return np.repeat(offsets[chosen] - new[:-1], lengths) + np.arange(new[-1]), new
+
+
+def _join_offsets(parts: list[NDArray]) -> NDArray[np.int64]:
+    lengths = np.concatenate([np.diff(p) for p in parts])
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
 def usable(crystals: Crystals) -> NDArray[np.bool_]:
@@ -98,7 +208,7 @@ def usable(crystals: Crystals) -> NDArray[np.bool_]:
     return good
 
 
-def build_graphs(crystals: Crystals, *, neighbours: int, cutoff: float) -> Graphs:
+def build_graphs(crystals: Crystals, *, neighbours: int, cutoff: float, merge: bool = True) -> Graphs:
     """Make the graph of every crystal.
 
     Where several atoms share the last distance that still fits, those of lower atomic number are taken, so that the
@@ -108,6 +218,7 @@ def build_graphs(crystals: Crystals, *, neighbours: int, cutoff: float) -> Graph
         crystals: crystals that are all ``usable``.
         neighbours: greatest number of neighbours of an atom.
         cutoff: greatest distance in Å.
+        merge: make one node of atoms that no network can tell apart; answers are the same.
 
     Raises:
         ValueError: if a crystal is not usable.
@@ -117,37 +228,65 @@ def build_graphs(crystals: Crystals, *, neighbours: int, cutoff: float) -> Graph
         raise ValueError(
             f"no graph can be made of crystal {int(np.flatnonzero(~good)[0])}: empty, not finite or collapsed"
         )
+    parts, start = [], 0
+    while start < len(crystals):
+        limit = crystals.atom_offsets[start] + ATOMS_PER_CHUNK
+        stop = max(start + 1, int(np.searchsorted(crystals.atom_offsets, limit, side="right")) - 1)
+        parts.append(_build(crystals[start:stop], neighbours, cutoff, merge))
+        start = stop
+        report_progress(stop, len(crystals), "crystals", "graphs")
+    return Graphs.concatenate(parts) if parts else _build(crystals, neighbours, cutoff, merge)
+
+
+def _build(crystals: Crystals, neighbours: int, cutoff: float, merge: bool) -> Graphs:
+    centre, point, distance = _pairs(crystals, neighbours, cutoff)
     m = len(crystals.numbers)
-    own = (np.arange(m) - np.repeat(crystals.atom_offsets[:-1], crystals.n_atoms)).astype(np.int32)
-    index = np.tile(own[:, None], (1, neighbours))
-    distances = np.full((m, neighbours), cutoff, dtype=np.float32)
-    mask = np.zeros((m, neighbours), dtype=bool)
-    for start in range(0, len(crystals), CHUNK):
-        centre, point, distance = _pairs(crystals, start, min(start + CHUNK, len(crystals)), cutoff)
-        offset = np.repeat(crystals.atom_offsets[:-1], crystals.n_atoms)[centre]
-        order = np.lexsort((distance, crystals.numbers[offset + point], np.round(distance, TIE_DECIMALS), centre))
-        centre, point, distance = centre[order], point[order], distance[order]
-        first = np.searchsorted(centre, centre)  # where each atom's own pairs begin
-        rank = np.arange(len(centre)) - first
-        near = rank < neighbours
-        where = centre[near], rank[near]
-        index[where], distances[where], mask[where] = point[near], distance[near], True
-    return Graphs(crystals.atom_offsets, crystals.numbers, index, distances, mask)
+    offset = np.repeat(crystals.atom_offsets[:-1], crystals.n_atoms)
+    shell = np.rint(distance / TIE).astype(np.int64)
+    order = np.lexsort((distance, crystals.numbers[offset[centre] + point], (centre << 32) + shell))
+    centre, point, distance = centre[order], point[order], distance[order]
+    rank = np.arange(len(centre)) - np.searchsorted(centre, centre)
+    near = rank < neighbours
+    centre, point, distance = centre[near], point[near], distance[near]
+    edge_offsets = np.concatenate([[0], np.cumsum(np.bincount(centre, minlength=m))]).astype(np.int64)
+    arrays = (
+        crystals.atom_offsets.astype(np.int64),
+        crystals.numbers,
+        np.ones(m, np.int32),
+        edge_offsets,
+        point.astype(np.int32),
+        distance.astype(np.float32),
+        np.ones(len(point), np.uint8),
+    )
+    return Graphs(*(merge_equal(*arrays) if merge else arrays))
 
 
-def _pairs(crystals: Crystals, start: int, stop: int, cutoff: float) -> tuple[NDArray, NDArray, NDArray]:
-    """All pairs within the cutoff: atom (counted over all crystals), partner (within its crystal), distance in Å."""
+def _pairs(crystals: Crystals, neighbours: int, cutoff: float) -> tuple[NDArray, NDArray, NDArray]:
+    """Pairs that hold the nearest neighbours of all atoms: atom, partner (within its crystal), distance in Å.
+
+    The sphere grows until it holds enough for every atom of a crystal, up to the cutoff.
+    """
     periodic = np.ones(3, dtype=np.int64)
-    centres, points, distances = [], [], []
-    for i in range(start, stop):
+    centres, points, distances = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0)]
+    volume = np.abs(np.linalg.det(crystals.lattice)) / np.maximum(crystals.n_atoms, 1)
+    radius = np.minimum(cutoff, np.cbrt(FIRST_GUESS * neighbours * volume * 3 / (4 * np.pi)))
+    for i in range(len(crystals)):
         part = crystals.atoms_of(i)
         lattice = np.ascontiguousarray(crystals.lattice[i])
         positions = np.ascontiguousarray(np.mod(crystals.frac_coords[part], 1.0) @ lattice)
-        centre, point, _, distance = find_points_in_spheres(
-            positions, positions, r=cutoff, pbc=periodic, lattice=lattice, tol=SELF_TOLERANCE
-        )
-        other = (centre != point) | (distance > SELF_TOLERANCE)
-        centres.append(centre[other] + part.start)
-        points.append(point[other])
-        distances.append(distance[other])
+        r = float(radius[i])
+        while True:
+            centre, point, _, distance = find_points_in_spheres(
+                positions, positions, r=r, pbc=periodic, lattice=lattice, tol=SELF_TOLERANCE
+            )
+            other = (centre != point) | (distance > SELF_TOLERANCE)
+            centre, point, distance = centre[other], point[other], distance[other]
+            # Whole shells only: an atom at the rim may have partners of the same distance beyond it.
+            inner = centre[distance < r - 2 * TIE]
+            if r >= cutoff or np.bincount(inner, minlength=len(positions)).min() >= neighbours:
+                break
+            r = min(cutoff, 1.3 * r)
+        centres.append(centre + part.start)
+        points.append(point)
+        distances.append(distance)
     return np.concatenate(centres), np.concatenate(points), np.concatenate(distances)

@@ -1,0 +1,66 @@
+import pytest
+import torch
+
+from sluice.models.graphs import GraphBatch
+from sluice.models.layers import Dense, Norm, _GatedSum, gated_sum, shares
+
+
+@pytest.mark.parametrize("bags", [None, 3])
+def test_derivative_of_the_gated_sum(bags):
+    torch.manual_seed(0)
+    lead = () if bags is None else (bags,)
+    z, weight, bias = (
+        torch.randn(*lead, *size, dtype=torch.double, requires_grad=True) for size in ((20, 6), (6,), (6,))
+    )
+    counts = torch.randint(1, 4, (20,)).double()
+    share, _ = shares(torch.rand(*lead, 20).double())
+    centres = torch.sort(torch.randint(0, 5, (20,)))[0]
+    assert torch.autograd.gradcheck(
+        lambda *given: _GatedSum.apply(*given, share, counts, centres, 6)[0], (z, weight, bias)
+    )
+
+
+def test_rows_that_count_several_times_are_like_repeated_rows():
+    torch.manual_seed(1)
+    counts = torch.tensor([1, 3, 2, 5, 1])
+    x = torch.randn(5, 4)
+    mine, theirs = Norm(4), torch.nn.BatchNorm1d(4)
+    found = mine(x, counts.float())
+    expected = theirs(x.repeat_interleave(counts, dim=0))
+    torch.testing.assert_close(found.repeat_interleave(counts, dim=0), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(mine.running_mean, theirs.running_mean)
+    torch.testing.assert_close(mine.running_var, theirs.running_var)
+    mine.eval(), theirs.eval()
+    torch.testing.assert_close(mine(x, counts.float()), theirs(x), atol=1e-5, rtol=1e-5)
+
+
+def test_gated_sum_is_the_published_formula():
+    torch.manual_seed(2)
+    z, counts, centres = (
+        torch.randn(7, 8),
+        torch.tensor([1, 1, 2, 1, 3, 1, 1]).float(),
+        torch.tensor([0, 0, 1, 1, 1, 3, 3]),
+    )
+    norm, theirs = Norm(8), torch.nn.BatchNorm1d(8)
+    ones = torch.ones(4)
+    batch = GraphBatch(ones.long(), ones, ones.long(), centres, centres, counts, counts, ones)
+    found = gated_sum(z, norm, counts, batch)
+    repeat = counts.long()
+    gate, core = theirs(z.repeat_interleave(repeat, 0)).chunk(2, dim=1)
+    message = torch.sigmoid(gate) * torch.nn.functional.softplus(core)
+    expected = torch.zeros(4, 4).index_add(0, centres.repeat_interleave(repeat), message)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert (found[2] == 0).all()
+    norm.eval(), theirs.eval()
+    gate, core = theirs(z.repeat_interleave(repeat, 0)).chunk(2, dim=1)
+    message = torch.sigmoid(gate) * torch.nn.functional.softplus(core)
+    expected = torch.zeros(4, 4).index_add(0, centres.repeat_interleave(repeat), message)
+    torch.testing.assert_close(gated_sum(z, norm, counts, batch), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_bags_are_independent():
+    torch.manual_seed(3)
+    many = Dense(4, 2, bags=3)
+    x = torch.randn(5, 4)
+    for bag in range(3):
+        torch.testing.assert_close(many(x)[bag], x @ many.weight[bag].T + many.bias[bag])
