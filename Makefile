@@ -16,7 +16,7 @@ export OMPI_ALLOW_RUN_AS_ROOT := 1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 endif
 
-.PHONY: campaign install programs slurm test test-cluster lint dry-runs docs clean
+.PHONY: campaign install programs slurm test test-cluster test-cluster-smoke lint dry-runs docs clean
 
 campaign: install programs
 	sluice run $(CONFIG)
@@ -77,6 +77,10 @@ slurm:
 # A private SLURM under /tmp, the tests that break it, and its end. CLUSTER_TESTS='-m "not slow"' for the short ones.
 test-cluster: install slurm
 	SLUICE_TEST_CLUSTER=1 pytest --durations=0 tests/cluster $(CLUSTER_TESTS)
+
+# The short selection: one test for each kind of fault that needs no time limit to run out.
+test-cluster-smoke: install slurm
+	SLUICE_TEST_CLUSTER=1 pytest --durations=0 tests/cluster -m smoke $(CLUSTER_TESTS)
 
 docs: install
 	python -m sluice.config_docs

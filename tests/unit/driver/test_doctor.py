@@ -77,7 +77,20 @@ def test_launcher_that_does_not_start(bare):
 
 def test_launcher_starts_a_process(bare):
     executable(bare, "mpirun", '[ "$1 $2 $3" = "-np 1 true" ]')
-    assert doctor.check_launcher(configured()).ok
+    check = doctor.check_launcher(configured())
+    assert check.ok and check.found.startswith("mpirun -np 1 pw.x (")
+
+
+LISTED = "MPI plugin types are...\\n\\tpmix\\n\\tnone\\n\\tpmi2\\nspecific pmix plugin versions available: pmix_v4\\n"
+
+
+@pytest.mark.parametrize(("kind", "ok"), [("pmix", True), ("pmi2", True), ("pmix_v4", True), ("openmpi", False)])
+def test_srun_is_asked_for_its_ways_of_starting_mpi(bare, kind, ok):
+    executable(bare, "srun", f"printf '{LISTED}' >&2")
+    check = doctor.check_launcher(configured(validate={"launch": f"srun --mpi={kind} -n {{ranks}}", "ranks": 8}))
+    assert check.ok is ok
+    words = f"srun --mpi={kind} -n 8 pw.x (" if ok else "knows no --mpi=openmpi; it has pmix, none, pmi2"
+    assert words in check.found
 
 
 def test_wrong_pseudopotential_is_named(bare, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -103,26 +104,51 @@ def check_code(config: Config) -> Check:
 
 
 def check_launcher(config: Config) -> Check:
-    """Whether the program that starts MPI ranks is there and starts one."""
-    words = config.validate_.launch.format(ranks=1).split()
+    """Whether the program that starts MPI ranks is there and starts one; shows the whole command line."""
+    settings = config.validate_
+    line = f"{settings.launch.format(ranks=settings.ranks)} {settings.command}".strip()
+    words = settings.launch.format(ranks=1).split()
     if not words:
-        return Check("launcher", True, "none asked for (validate.launch is empty)")
+        return Check("launcher", True, f"none asked for (validate.launch is empty): {line}")
     path = find_program(words[0])
     advice = f"{INSTALL_ESPRESSO}; or set validate.launch"
     if path is None:
         return Check(words[0], False, "not found", advice)
-    if Path(path).name != "mpirun":
-        return Check(words[0], True, path)
+    problem = ""
+    if Path(path).name == "mpirun":
+        problem = _trial([*words, "true"])
+    elif Path(path).name == "srun":
+        problem, advice = _srun_lacks(words), "take another --mpi in validate.launch, or mpirun -np {ranks}"
+    if problem:
+        return Check(words[0], False, f"{path} {problem}", advice)
+    return Check(words[0], True, f"{line} ({path})")
+
+
+def _trial(words: list[str]) -> str:
+    """Start a process with a launcher; what is wrong, empty if nothing."""
     try:
         tried = subprocess.run(
-            [*words, "true"], capture_output=True, text=True, timeout=60, check=False, env=environment(local=False)
+            words, capture_output=True, text=True, timeout=60, check=False, env=environment(local=False)
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        return Check(words[0], False, f"{path} does not start: {error}", advice)
-    if tried.returncode != 0:
-        reason = next((line for line in tried.stderr.splitlines() if line.strip(" -")), "no message")
-        return Check(words[0], False, f"{path} does not start a process: {reason}", advice)
-    return Check(words[0], True, path)
+        return f"does not start: {error}"
+    if tried.returncode == 0:
+        return ""
+    reason = next((line for line in tried.stderr.splitlines() if line.strip(" -")), "no message")
+    return f"does not start a process: {reason}"
+
+
+def _srun_lacks(words: list[str]) -> str:
+    """Whether this SLURM has the way of starting MPI that is asked for; it can only be tried inside a job."""
+    wanted = next((word.removeprefix("--mpi=") for word in words if word.startswith("--mpi=")), None)
+    if wanted is None:
+        return ""
+    try:
+        listed = subprocess.run(["srun", "--mpi=list"], capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"does not start: {error}"
+    there = re.findall(r"[\w/]+", (listed.stdout + listed.stderr).partition("are...")[2])
+    return "" if not there or wanted in there else f"knows no --mpi={wanted}; it has {', '.join(there)}"
 
 
 def check_pseudos(config: Config) -> Check:
