@@ -20,8 +20,8 @@ REPOSITORY = Path(__file__).parents[2]
 # A database of a few crystals, made within seconds; nothing after labelling is asked for.
 SMALL = {
     "campaign": "small",
-    "chemistry": {"elements": ["Li", "Na", "F"], "space_groups": [225]},
-    "curate": {"build": {"max_crystals": 30}, "batches": 2},
+    "chemistry": {"elements": ["Li", "Na", "Mg", "Ca", "F"], "space_groups": [225]},
+    "curate": {"build": {"max_crystals": 200}, "batches": 2},
     "train": {"device": "cpu"},
 }
 SMALL_JOBS = {"collect_crystals", "label_crystals/batch_0", "label_crystals/batch_1"}
@@ -101,11 +101,17 @@ class SluiceCampaign:
 
     def freeze(self, step: str, count: int, seconds: float = 300) -> list[psutil.Process]:
         """Stop all running jobs of a step once there are that many, so that they last."""
-        self.wait_for(lambda: len(self.running(step)) >= count, seconds, f"{count} × {step} run")
-        frozen = [psutil.Process(a.pid) for a in self.running(step)]
-        for process in frozen:
-            process.suspend()
-        return frozen
+        frozen: dict[int, psutil.Process] = {}
+
+        def all_frozen() -> bool:
+            for attempt in self.running(step):
+                if attempt.pid not in frozen:
+                    frozen[attempt.pid] = psutil.Process(attempt.pid)
+                    frozen[attempt.pid].suspend()
+            return len(frozen) >= count
+
+        self.wait_for(all_frozen, seconds, f"{count} × {step} run")
+        return list(frozen.values())
 
     def jobs(self) -> dict[str, QueuedJob]:
         """The campaign's SLURM jobs in every state."""

@@ -136,8 +136,10 @@ class Workflow:
 
     def start(self, log: IO[bytes]) -> subprocess.Popen[bytes]:
         """Start the run; the child has a process group of its own, and the kernel kills it when this process dies."""
+        # What is still marked as incomplete after the settling is being made in SLURM, and may be done any moment.
+        further = [] if self.is_local else ["--ignore-incomplete"]
         return subprocess.Popen(
-            [sys.executable, "-m", "sluice.driver.child", str(os.getpid()), *self.command()],
+            [sys.executable, "-m", "sluice.driver.child", str(os.getpid()), *self.command(*further)],
             cwd=self.configfile.parent,
             env=environment(local=self.is_local),
             stdin=subprocess.DEVNULL,
