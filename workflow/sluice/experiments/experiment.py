@@ -196,8 +196,8 @@ class Experiment(ABC):
 
     def relevant(self, config: Any, variant: str) -> dict[str, Any]:
         """The part of the configuration that a variant's jobs depend on; other edits do not repeat them."""
-        values: dict[str, Any] = config.model_dump(mode="json", exclude=FRAME_KEYS)
-        return values
+        values: dict[str, Any] = config.model_dump(mode="json", exclude=set(FRAME_KEYS))
+        return values | {"title": "", "paper": ""}
 
 
 def load_experiment(name: str) -> Experiment:

@@ -16,6 +16,7 @@ from sluice.models.modelfile import write_atomically
 
 METRICS_FILE = "metrics.json"
 HISTORY_FILE = "history.csv"
+Metric = float | int | str | None | list[float]
 
 
 @contextmanager
@@ -39,14 +40,18 @@ def replace_folder(filled: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def write_metrics(folder: Path, metrics: Mapping[str, float | int | str | None]) -> None:
-    """Write a run's numbers by name; NaN is written as null."""
-    plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in metrics.items()}
+def write_metrics(folder: Path, metrics: Mapping[str, Metric]) -> None:
+    """Write a run's numbers by name, a list where one job did several seeds; NaN is written as null."""
+    plain = {k: [_finite(x) for x in v] if isinstance(v, list) else _finite(v) for k, v in metrics.items()}
     write_atomically(folder / METRICS_FILE, (json.dumps(plain, indent=1) + "\n").encode())
 
 
-def read_metrics(folder: Path) -> dict[str, float]:
-    """A run's numbers; null is NaN, texts are left out.
+def _finite(value: float | int | str | None) -> float | int | str | None:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_metrics(folder: Path) -> dict[str, list[float]]:
+    """A run's numbers, each as a list over its seeds; null is NaN, texts are left out.
 
     Raises:
         SluiceError: if the run has none.
@@ -55,7 +60,8 @@ def read_metrics(folder: Path) -> dict[str, float]:
         values = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SluiceError(f"{folder / METRICS_FILE}: cannot be read ({error}); run the experiment again") from error
-    return {k: math.nan if v is None else float(v) for k, v in values.items() if not isinstance(v, str)}
+    lists = {k: v if isinstance(v, list) else [v] for k, v in values.items() if not isinstance(v, str)}
+    return {k: [math.nan if x is None else float(x) for x in v] for k, v in lists.items()}
 
 
 def write_history(folder: Path, rows: Sequence[Mapping[str, float | int]]) -> None:

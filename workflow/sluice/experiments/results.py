@@ -19,6 +19,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from sluice.attempts import ATTEMPTS_FILE
+from sluice.errors import SluiceError
 from sluice.experiments.experiment import Comparison, ExperimentConfig, Row
 from sluice.experiments.folders import HISTORY_FILE, read_metrics
 from sluice.models.modelfile import write_atomically
@@ -37,8 +38,20 @@ def summarize(quantity: str, runs: Sequence[Path], metric: str, *, paper: float 
         paper: the paper's value.
         columns: further columns of ``Row``.
     """
-    values = np.array([read_metrics(run)[metric] for run in runs])
+    values = [value for run in runs for value in metric_of(run, metric)]
     return row_of(quantity, values, paper=paper, **columns)
+
+
+def metric_of(run: Path, metric: str) -> list[float]:
+    """The values of a metric of one run, one for each of its seeds.
+
+    Raises:
+        SluiceError: if the run has no such metric.
+    """
+    found = read_metrics(run)
+    if metric not in found:
+        raise SluiceError(f"{run}: no metric {metric!r}; there are {', '.join(found)}")
+    return found[metric]
 
 
 def row_of(quantity: str, values: Sequence[float] | np.ndarray, *, paper: float | None = None, **columns: Any) -> Row:

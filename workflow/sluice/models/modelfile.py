@@ -17,11 +17,22 @@ from torch import nn
 from sluice.errors import SluiceError
 from sluice.models.cgcnn import CGCNN
 from sluice.models.cubicgan import CubicGAN
+from sluice.models.dvae import DisentangledVAE
+from sluice.models.gatgnn import GATGNN
+from sluice.models.pu_bags import BaggedCGCNN
+from sluice.models.tsdnn import TSDNN
 from sluice.provenance import created_with, sha256_of_file
 
 FORMAT = "sluice-model"
 FORMAT_VERSION = 1
-NETWORKS: dict[str, type[nn.Module]] = {"cgcnn": CGCNN, "cubicgan": CubicGAN}
+NETWORKS: dict[str, type[nn.Module]] = {
+    "cgcnn": CGCNN,
+    "gatgnn": GATGNN,
+    "tsdnn": TSDNN,
+    "pu_bags": BaggedCGCNN,
+    "cubicgan": CubicGAN,
+    "dvae": DisentangledVAE,
+}
 
 
 class ModelError(SluiceError):

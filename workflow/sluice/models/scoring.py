@@ -1,4 +1,4 @@
-"""Applying a trained model to crystals.
+"""Applying a trained model to crystals or, for models of compositions, to formulas.
 
 A score is the probability of lying below the model's threshold for a classifier (higher: more likely stable), the
 predicted value for a regressor.
@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from sluice.chemistry.read_crystals import Reading, read_crystals
 from sluice.crystals import Crystals
 from sluice.errors import BadDataError
-from sluice.models.cgcnn import CGCNN
 from sluice.models.devices import pick_device
-from sluice.models.graphs import build_graphs, usable
+from sluice.models.formula_scoring import FORMULA_SCORERS, score_formula_file
+from sluice.models.graphs import prepare_graphs, usable
+from sluice.models.layers import GraphNetwork
 from sluice.models.modelfile import Model, ModelError, load_model, write_atomically
 
 __all__ = ["Model", "ModelError", "load_model", "score_crystals", "score_input"]
@@ -43,7 +44,7 @@ def score_crystals(model: Model, crystals: Crystals, device: str = "auto") -> ND
         ModelError: if the model does not take crystals.
     """
     network = model.network
-    if not isinstance(network, CGCNN):
+    if not isinstance(network, GraphNetwork):
         raise ModelError(f"{model.path}: a {model.kind} model gives no scores; give a screener")
     where = pick_device(device)
     network = network.to(where).eval()
@@ -53,7 +54,9 @@ def score_crystals(model: Model, crystals: Crystals, device: str = "auto") -> ND
         good = np.flatnonzero(usable(part))
         if len(good) == 0:
             continue
-        graphs = build_graphs(part[good], neighbours=network.neighbours, cutoff=network.cutoff)
+        graphs = prepare_graphs(
+            part[good], neighbours=network.neighbours, cutoff=network.cutoff, scale=network.scale
+        )
         batch_of = np.cumsum(part.n_atoms[good]) // ATOMS_PER_BATCH
         values = []
         with torch.inference_mode():
@@ -66,6 +69,8 @@ def score_crystals(model: Model, crystals: Crystals, device: str = "auto") -> ND
 
 def score_input(model_path: Path, input_path: Path, output: Path, device: str = "auto") -> None:
     """Score a user's crystals: columns ``id``, ``score``, ``reason`` in the order of the input.
+
+    Models of compositions take a CSV of formulas instead and write ``id``, ``formula``, ``score``, ``reason``.
 
     ``id`` is the file's name without suffix (or what the file says); ``score`` as of ``score_crystals``; a crystal that
     cannot be scored has an empty score and the reason, and is named on standard error.
@@ -81,7 +86,10 @@ def score_input(model_path: Path, input_path: Path, output: Path, device: str = 
         BadDataError: if the input is none of these, or holds nothing.
     """
     model = load_model(model_path)
-    if not isinstance(model.network, CGCNN):
+    if model.kind in FORMULA_SCORERS:
+        score_formula_file(model, input_path, output, device)
+        return
+    if not isinstance(model.network, GraphNetwork):
         raise ModelError(f"{model_path}: a {model.kind} model gives no scores; give a screener.ckpt")
     if input_path.suffix.lower() == ".csv":
         raise BadDataError(

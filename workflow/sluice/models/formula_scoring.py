@@ -1,0 +1,132 @@
+"""Applying a trained composition model to a CSV of formulas."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sluice.chemistry.alloy_features import AlloyElements, alloy_features, parse_alloy, why_not
+from sluice.chemistry.compositions import FormulaError, parse_formula
+from sluice.errors import BadDataError
+from sluice.models.devices import pick_device
+from sluice.models.dvae import DisentangledVAE
+from sluice.models.modelfile import Model, ModelError, write_atomically
+
+FORMULA_COLUMNS = ("formula", "composition", "alloy", "alloys", "pretty_formula", "name")
+ID_COLUMNS = ("id", "material_id", "candidate_id", "candidate")
+SHOWN = 20  # formulas without a score that are named on standard error
+
+Scores = tuple[NDArray[np.float64], list[str]]
+
+
+def score_alloys(model: Model, formulas: Sequence[str], device: str = "auto") -> Scores:
+    """Probability of the first target (single phase) of each alloy, mean over the model's members.
+
+    Args:
+        model: of kind ``dvae``.
+        formulas: e.g. ``Al0.5CoCrFeNi``.
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Returns:
+        (n,) scores, NaN where there is none, and the reason for each that is missing.
+
+    Raises:
+        ModelError: if the file does not hold the elements' properties.
+    """
+    network = model.network
+    if not isinstance(network, DisentangledVAE) or "alloy_elements" not in model.facts:
+        raise ModelError(f"{model.path}: a {model.kind} model that cannot be applied to formulas")
+    elements = AlloyElements.from_plain(model.facts["alloy_elements"])
+    reasons, alloys, rows = [""] * len(formulas), [], []
+    for k, formula in enumerate(formulas):
+        try:
+            alloy = parse_alloy(formula)
+        except FormulaError as error:
+            reasons[k] = str(error)
+            continue
+        reasons[k] = why_not(alloy, elements)
+        if not reasons[k]:
+            alloys.append(alloy)
+            rows.append(k)
+    scores = np.full(len(formulas), np.nan)
+    if rows:
+        features = alloy_features(elements.fractions(alloys), elements, network.features)
+        where = pick_device(device)
+        network = network.to(where).eval()
+        with torch.inference_mode():
+            found = network.probabilities(torch.tensor(features, dtype=torch.float32, device=where))
+        scores[rows] = found[..., 0].mean(0).double().cpu().numpy()
+    return scores, reasons
+
+
+# What scores formulas, by kind of model.
+FORMULA_SCORERS: dict[str, Callable[[Model, Sequence[str], str], Scores]] = {"dvae": score_alloys}
+
+
+def read_formula_table(path: Path) -> list[tuple[str, str]]:
+    """Ids and formulas of a CSV: one column of formulas, and one of ids if there is any.
+
+    The formula column is named formula, composition, alloy or the like, or is the only one; without a column of ids,
+    the formula is the id. A single column may come without a header.
+
+    Raises:
+        BadDataError: if no column of formulas can be told, or the file cannot be read.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as handle:
+            rows = [row for row in csv.reader(handle) if any(cell.strip() for cell in row)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise BadDataError(f"{path}: not a readable CSV: {error}") from error
+    if not rows:
+        raise BadDataError(f"{path}: holds no formulas")
+    header = [cell.strip().lower() for cell in rows[0]]
+    if len(header) == 1 and header[0] not in FORMULA_COLUMNS and _is_formula(rows[0][0]):
+        return [(row[0].strip(), row[0].strip()) for row in rows]
+    named = [name for name in FORMULA_COLUMNS if name in header]
+    if not named and len(header) > 1:
+        raise BadDataError(f"{path}: which column holds formulas? name it `formula` (there are: {', '.join(rows[0])})")
+    column = header.index(named[0]) if named else 0
+    ids = next((header.index(name) for name in ID_COLUMNS if name in header), column)
+    body = [row + [""] * (len(header) - len(row)) for row in rows[1:]]
+    if not body:
+        raise BadDataError(f"{path}: holds no formulas")
+    return [(row[ids].strip(), row[column].strip()) for row in body]
+
+
+def _is_formula(text: str) -> bool:
+    try:
+        parse_formula(text)
+    except FormulaError:
+        return False
+    return True
+
+
+def score_formula_file(model: Model, path: Path, output: Path, device: str = "auto") -> None:
+    """Score a CSV of formulas: columns ``id``, ``formula``, ``score``, ``reason`` in the order of the input.
+
+    Raises:
+        BadDataError: if the input is no CSV of formulas.
+    """
+    if path.suffix.lower() != ".csv":
+        raise BadDataError(
+            f"{path}: {model.path} ({model.kind}) scores compositions; give a CSV with a column `formula`"
+        )
+    table = read_formula_table(path)
+    scores, reasons = FORMULA_SCORERS[model.kind](model, [formula for _, formula in table], device)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["id", "formula", "score", "reason"])
+    for (name, formula), score, reason in zip(table, scores.tolist(), reasons, strict=True):
+        writer.writerow([name, formula, "" if np.isnan(score) else f"{score:.6g}", reason])
+    write_atomically(output, text.getvalue().encode())
+    bad = [f"  {name}: {reason}" for (name, _), reason in zip(table, reasons, strict=True) if reason]
+    if bad:
+        more = [f"  … and {len(bad) - SHOWN} more, see {output}"] if len(bad) > SHOWN else []
+        print("\n".join([f"{len(bad)} of {len(table)} have no score:", *bad[:SHOWN], *more]), file=sys.stderr)
