@@ -339,6 +339,13 @@ def test_a_batch_that_is_warned_while_it_waits_goes_on_later(tmp_path, heeding):
     assert request.value.advanced and time.monotonic() - began < 20
 
 
+def test_a_batch_that_is_warned_before_anything_is_computed_does_not_advance(tmp_path, heeding):
+    os.kill(os.getpid(), signal.SIGUSR1)
+    with pytest.raises(Continue) as request:
+        BatchRunner(TaskLibrary(tmp_path / "dft"), Tracing(tmp_path / "trace")).run([make_task(0, 0)], 0)
+    assert request.value.advanced is False
+
+
 def test_a_batch_that_is_warned_early_takes_results_that_are_there(tmp_path, heeding):
     library, task = TaskLibrary(tmp_path / "dft"), make_task(0, 0)
     BatchRunner(library, Tracing(tmp_path / "trace")).run([task], 0)

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from sluice.errors import SluiceError
 from sluice.step import Continue, report_progress
-from sluice.task_claims import Claim, ClaimLostError, end_leftovers
+from sluice.task_claims import Claim, ClaimLostError, end_leftovers, holder_of
 from sluice.task_library import LibraryError, TaskLibrary
 from sluice.time_limit import warned
 
@@ -125,6 +125,7 @@ class BatchRunner:
         own = [task for task in tasks if task.batch == batch]
         others = [task for task in tasks if task.batch != batch]
         pause, told = self.poll_seconds, time.monotonic()
+        report_progress(0, len(own), "tasks", force=True)
         while True:
             worked = self._work_on([*own, *others], own)
             waiting = [task for task in own if task.task_id not in self._results]
@@ -136,8 +137,8 @@ class BatchRunner:
             if not waiting:
                 return {task.task_id: self._results[task.task_id] for task in own}
             if warned():
-                # Whoever computes what this batch waits for gets on, so waiting is no standstill.
-                raise Continue(f"{len(waiting)} of {len(own)} tasks are still to be computed", advanced=True)
+                text = f"{len(waiting)} of {len(own)} tasks are still to be computed"
+                raise Continue(text, advanced=bool(self.computed) or self._others_at_work(waiting))
             if time.monotonic() - told > MESSAGE_SECONDS:
                 told = time.monotonic()
                 console.print(self._message(waiting))
@@ -162,6 +163,11 @@ class BatchRunner:
             if all(task.task_id in self._results for task in own):
                 return False  # it was another batch's task
             raise
+
+    def _others_at_work(self, waiting: Sequence[Task]) -> bool:
+        """Whether somebody computes a task that we wait for: then waiting is no standstill."""
+        holders = [holder_of(self.library.directory(task.task_id)) for task in waiting]
+        return any(holder is not None and holder.is_alive() is not False for holder in holders)
 
     def _pause(self, seconds: float) -> None:
         end = time.monotonic() + seconds
