@@ -52,7 +52,13 @@ class SymmetrySettings(Section):
 class ChargeSettings(Section):
     """smact's rule (Davies et al., Chem 2016): a charge-neutral assignment in which anions are more electronegative."""
 
-    oxidation_states: Literal["icsd24", "smact14"] = Field("icsd24", description="smact's table of oxidation states.")
+    oxidation_states: Literal["icsd24", "icsd16", "smact14", "pymatgen_sp", "wiki", "default"] = Field(
+        "icsd24",
+        description="smact's table of oxidation states; `default`: what smact_validity takes when none is named.",
+    )
+    mixed_valence: bool = Field(
+        False, description="Let atoms of one element (Fe, Mn, V and others of smact's list) differ in their state."
+    )
     use_pauling: bool = Field(True, description="Ask for the order of electronegativities, too.")
     include_alloys: bool = Field(False, description="Let compounds of metals only pass.")
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+from numpy.typing import NDArray
 
-from sluice.chemistry.charge_neutrality import charge_problem
+from sluice.chemistry.charge_neutrality import charge_problems
+from sluice.chemistry.compositions import Compositions
 from sluice.config import ChargeSettings
-from sluice.screen.common import further_columns, lineage
-from sluice.step import report_progress, run_step
-from sluice.store import Store, StoreWriter
+from sluice.crystals import Crystals
+from sluice.screen.common import Verdicts, keep_passing
+from sluice.step import run_step
 
-REVISION = 1
+REVISION = 2
 
 
 def check_charge(*, candidates: Path, settings: ChargeSettings, charge: Path) -> None:
@@ -23,28 +26,11 @@ def check_charge(*, candidates: Path, settings: ChargeSettings, charge: Path) ->
         settings: table of oxidation states and which of smact's rules hold.
         charge: those that pass (schema ``charge``).
     """
-    with (
-        Store(candidates, "symmetry") as store,
-        StoreWriter(
-            charge,
-            "charge",
-            columns=further_columns(store, "charge"),
-            settings=settings,
-            inputs=[candidates],
-            revision=REVISION,
-            **lineage(store),
-        ) as writer,
-    ):
-        done = 0
-        for chunk in store.chunks():
-            assert chunk.crystals is not None
-            problems = [charge_problem(formula, settings) for formula in chunk.crystals.reduced_formulas()]
-            reasons = np.array(problems, dtype=object)
-            passed = reasons == ""
-            writer.append_chunk(chunk.select(passed))
-            writer.drop(chunk.candidate_id[~passed], reasons[~passed].tolist())
-            done += len(chunk)
-            report_progress(done, len(store), "candidates")
+
+    def judge(crystals: Crystals, _: Mapping[str, NDArray[Any]]) -> Verdicts:
+        return Verdicts(charge_problems(Compositions.from_crystals(crystals), settings))
+
+    keep_passing(judge, (candidates, "symmetry"), (charge, "charge"), settings=settings, revision=REVISION)
 
 
 if __name__ == "__main__":
