@@ -95,16 +95,17 @@ def iterations(output: Path) -> int:
 
 @pytest.mark.smoke
 @pytest.mark.dft
+@pytest.mark.timeout(1200)
 @needs_pwx
 def test_calculation_that_is_warned_goes_on_with_the_same_energy(campaign, slurm):
-    task = write_calculations(campaign, lambda planner: planner.reference("Ca", "T45"), "quiet", "warned", minutes=8)
+    task = write_calculations(campaign, lambda planner: planner.reference("Ca", "T45"), "quiet", "warned", minutes=60)
     driver = campaign.start()
     output = TaskLibrary(campaign.root / "warned" / "dft").work_directory(task.task_id) / "relax" / "pw.out"
     wait_until(lambda: iterations(output) >= 4 or driver.process.poll() is not None, 300, "pw.x is at work")
     job = next(number for number, job in campaign.jobs().items() if job.identity.label.endswith("warned"))
     # what SLURM does by itself with --signal=B:USR1@n before the limit
     slurm.run("scancel", "--batch", "--signal=USR1", job, check=True)
-    assert driver.wait(500) == 0, driver.text()
+    assert driver.wait(800) == 0, driver.text()
     assert driver.text().count("saved its state and goes on") == 1
     assert "Error in rule" not in driver.text()
     quiet, warned = records(campaign, task, "quiet", "warned")

@@ -38,6 +38,7 @@ CPU_FILE = "cpu_seconds"  # of the attempt that is running
 MIN_DISTANCE_RATIO = 0.5
 Changes = dict[str, dict[str, Any]]  # namelist → key → new value, None to remove
 PR_SET_PDEATHSIG = 1
+_scf_iterations = 0  # done by this process, in all jobs: what a continuation is judged by
 
 
 class GeometryError(SluiceError):
@@ -198,7 +199,7 @@ def _wait(process: subprocess.Popen[bytes], here: Path) -> float:
                     found = read_output(here / OUTPUT_FILE)
                     raise Continue(
                         f"{here.name}: pw.x did not stop in time and goes on from its last geometry",
-                        advanced=bool(found.energies_ev),
+                        advanced=_scf_iterations > 0 or bool(found.energies_ev),
                     ) from None
             with contextlib.suppress(psutil.Error):
                 tree = psutil.Process(process.pid)
@@ -261,10 +262,11 @@ class EspressoJob(Job):
             ClaimLostError: if another process has the task now; custodian passes it on and corrects nothing.
             Continue: if the job's time limit is near; likewise.
         """
+        global _scf_iterations
         here = Path(directory)
         check_claim(here)
         if warned():
-            raise Continue(f"{here.name}: pw.x is not started so near the time limit", advanced=False)
+            raise Continue(f"{here.name}: pw.x is not started so near the time limit", advanced=_scf_iterations > 0)
         (here / EXIT_FILE).unlink(missing_ok=True)  # one that is left would stop pw.x before it has begun
         history = History(here)
         inputs = EspressoInputs.read(here)
@@ -297,10 +299,11 @@ class EspressoJob(Job):
             energies_ev=list(output.energies_ev),
             n_iterations=output.n_iterations,
         )
+        _scf_iterations += output.n_iterations
         if warned() and output.out_of_time and not output.relaxed:
             go_on_later(here)
             reached = f"after {len(output.energies_ev)} geometries" if output.energies_ev else "in the first scf"
-            raise Continue(f"{here.name}: pw.x stopped {reached}", advanced=output.n_iterations > 0)
+            raise Continue(f"{here.name}: pw.x stopped {reached}", advanced=_scf_iterations > 0)
 
     def postprocess(self, directory: str = "./") -> None:
         """Nothing is left to do."""
