@@ -195,6 +195,10 @@ class ValidateSettings(Section):
         3.0, description="Wall time of one run of the code before it stops itself to be continued, h."
     )
     vasp: VaspSettings = VaspSettings()
+    remote_project: str | None = Field(
+        None, description="Project of jobflow-remote that the Flows are sent to; null: they run in the step itself."
+    )
+    remote_worker: str | None = Field(None, description="Its worker for them; null: the project's first.")
 
     _elements = field_validator("spin_elements")(check_elements)
 

@@ -94,6 +94,7 @@ class EspressoCalculator(Calculator):
         # jobflow and custodian take seconds to import; who only plans does without.
         from sluice.validate.espresso.flows import run_calculation
         from sluice.validate.espresso.run import Launch
+        from sluice.validate.remote import open_queue
 
         settings = self.settings
         result = run_calculation(
@@ -107,6 +108,7 @@ class EspressoCalculator(Calculator):
             max_attempts=settings.max_attempts,
             max_continuations=settings.max_continuations,
             max_seconds=3600.0 * settings.max_hours,
+            queue=open_queue(settings),
         )
         found: Mapping[str, Any] = {
             "energy_ev_per_atom": finite(result.energy_ev_per_atom),

@@ -7,22 +7,23 @@ import json
 import math
 import shutil
 import uuid
-import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jobflow import Flow, Job, JobStore, Maker, run_locally
+from jobflow import Flow, Job, JobStore, Maker
 from maggma.stores import JSONStore
 from pymatgen.core import Structure
 
 from sluice.errors import SluiceError
+from sluice.task_claims import check_claim
 from sluice.validate.espresso.inputs import ERROR_FILE, OUTPUT_FILE, STATE_FILE
 from sluice.validate.espresso.jobs import BaseEspressoMaker, RelaxMaker, StaticMaker, Workplace
 from sluice.validate.espresso.pseudos import PseudoLibrary
 from sluice.validate.espresso.run import GeometryError, Launch, check_geometry, locked
 from sluice.validate.espresso.schemas import CalculationResult
 from sluice.validate.espresso.sets import CalculationSettings, space_group_number
+from sluice.validate.remote import Queue, run_flow
 
 STORE_FILE = "jobs.json"
 NAMESPACE = uuid.UUID("5b6f5a0e-3f0b-5a55-9d0c-9a9d7f1c2e11")
@@ -107,6 +108,7 @@ def run_calculation(
     max_attempts: int = 4,
     max_continuations: int = 20,
     max_seconds: float | None = None,
+    queue: Queue | None = None,
 ) -> CalculationResult:
     """Relax and calculate one structure; called again after an interruption it goes on where it was.
 
@@ -124,6 +126,7 @@ def run_calculation(
         max_attempts: attempts at each job, each with changed inputs.
         max_continuations: continuations of each job.
         max_seconds: wall time after which one pw.x stops itself to be continued.
+        queue: jobflow-remote's; None runs the jobs in this process.
 
     Raises:
         MissingProgramError: if pw.x, the launcher or a pseudopotential is missing.
@@ -152,13 +155,7 @@ def run_calculation(
             _clear_failed(task_dir, store, maker, done)
             flow = maker.make(structure, done)
             if flow.jobs:
-                with warnings.catch_warnings():
-                    # jobflow's own use of monty's cd; nothing a user could do about.
-                    warnings.filterwarnings("ignore", message="cd is deprecated", category=FutureWarning)
-                    run_locally(
-                        flow, store=store, root_dir=str(task_dir), log=False, allow_external_references=True,
-                        raise_immediately=True,
-                    )  # fmt: skip
+                run_flow(flow, store, task_dir, queue, check=lambda: check_claim(task_dir))
             documents = _documents(store, maker)
         finally:
             store.close()
