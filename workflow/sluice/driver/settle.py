@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sluice.attempts import ATTEMPTS_FILE, Attempt, read_attempts
+from sluice.driver.clock import pull_back_future_times
 from sluice.driver.processes import end_orphaned_steps, refuse_foreign_snakemakes, slurm_job_lives
 from sluice.driver.rules import Job, Rule, job_of
 from sluice.driver.slurm_jobs import SlurmJobs, outputs_digest
@@ -49,6 +50,7 @@ class Settled:
     running: list[str] = field(default_factory=list)
     ended_processes: int = 0
     unlocked: bool = False
+    pulled_back: int = 0
 
     def describe(self) -> str:
         """One line for the terminal, empty if there was nothing to settle."""
@@ -57,6 +59,8 @@ class Settled:
             parts.append(f"ended {self.ended_processes} left-over processes")
         if self.unlocked:
             parts.append("removed a stale lock")
+        if self.pulled_back:
+            parts.append(f"{self.pulled_back} files lay ahead of the clock, now they do not")
         for outputs, what in ((self.adopted, "finished, adopted"), (self.cleared, "cut short, to be done again")):
             if outputs:
                 parts.append(f"{len(outputs)} {what} ({_first(outputs)})")
@@ -115,6 +119,7 @@ def settle(
     """
     refuse_foreign_snakemakes(workdir)
     found = Settled(ended_processes=end_orphaned_steps(workdir, dead_driver))
+    found.pulled_back = pull_back_future_times(workdir)
     locks = workdir / ".snakemake" / "locks"
     if locks.is_dir() and any(locks.iterdir()):
         if snakemake("--unlock").returncode != 0:

@@ -17,6 +17,7 @@ from sluice.config import Config
 from sluice.driver.rules import Rule
 from sluice.driver.status import RuleState, progress_text, read_states
 
+CLOCKS_APART = 60.0  # seconds that the clocks of a cluster's nodes may be apart
 _STATS_ROW = re.compile(rb"^(\w+)\s+(\d+)\s*$")
 
 
@@ -127,7 +128,8 @@ def _note(state: RuleState) -> str:
 def failures_since(workdir: Path, began: float) -> list[Attempt]:
     """Jobs whose last attempt since ``began`` (seconds since the epoch) failed or was killed."""
     latest: dict[str, Attempt] = {}
+    latest_start = time.time() + CLOCKS_APART  # what lies ahead of it is from before the clock was set back
     for attempt in read_attempts(workdir / ATTEMPTS_FILE):
-        if attempt.started >= began:
+        if began <= attempt.started <= latest_start:
             latest[attempt.job] = attempt
     return [a for a in latest.values() if a.state in ("failed", "killed")]
