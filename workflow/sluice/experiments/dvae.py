@@ -29,13 +29,16 @@ class Recipe(Section):
     prior_scale: Positive = Field(1.0, description="Standard deviation of the latent prior.")
     aux: Positive = Field(10.0, description="Weight of the label likelihood beside the evidence bound.")
     learning_rate: Positive = Field(1e-4, description="Adam's step at the start.")
+    schedule: Literal["plateau", "cosine"] = Field("plateau", description="How the step falls.")
     plateau_epochs: Count = Field(200, description="Epochs without a better bound that halve the step.")
     batch_size: Count = Field(32, description="Alloys in a step, labelled and unlabelled.")
     epochs: Count = Field(20_000, description="Passes over the training alloys.")
     init_std: float | None = Field(0.001, gt=0, description="Spread of the initial hidden weights; null: He's.")
     dropout: float = Field(0.0, ge=0.0, lt=1.0, description="Share of the label head's hidden units left out.")
     weight_decay: float = Field(0.0, ge=0.0, description="Decoupled weight decay of the label head.")
+    bins: int = Field(0, ge=0, description="Intervals that the label head sees each feature in; 0: the value alone.")
     validation_steps: bool = Field(False, description="The authors' quirk: the validation pass takes optimizer steps.")
+    keep: Literal["best", "last"] = Field("best", description="Weights kept: best validation epoch or the last.")
     evaluate_every: Count = Field(10, description="Epochs between measurements on the validation alloys.")
 
 

@@ -37,7 +37,7 @@ def run_recipe(config: DvaeConfig, recipe: Recipe, members: int, job: Job) -> No
     labelled = np.tile(alloys.rows("labelled"), (members, 1))
     unlabelled = np.tile(alloys.rows("unlabelled"), (members, 1))
     learner = train_members(config, recipe, alloys, labelled=labelled, unlabelled=unlabelled, job=job)
-    network = learner.network.cpu()
+    network = learner.network
     write_metrics(job.folder, measure(network, alloys, recipe.features))
     thin_history(job.checkpoints / "final_metrics.csv", job.folder / HISTORY_FILE)
     probability = single_phase(network, alloys.of(recipe.features))
@@ -65,7 +65,7 @@ def train_members(
     unlabelled: NDArray[np.int64],
     job: Job,
 ) -> DvaeLearner:
-    """Train members on their labelled and unlabelled rows; each ends with its best epoch by validation accuracy."""
+    """Train members on their labelled and unlabelled rows; the learner holds the trained network."""
     members = len(labelled)
     seeds = [config.seed + k for k in range(members)]
     hyperparameters: dict[str, Any] = {
@@ -77,6 +77,7 @@ def train_members(
         "prior_target": [recipe.prior_single_phase],
         "prior_scale": recipe.prior_scale,
         "dropout": recipe.dropout,
+        "bins": recipe.bins,
     }
     table = AlloyTable(
         fractions=alloys.fractions,
@@ -92,6 +93,8 @@ def train_members(
         seeds,
         learning_rate=recipe.learning_rate,
         plateau_epochs=recipe.plateau_epochs,
+        schedule=recipe.schedule,
+        keep=recipe.keep,
         aux=recipe.aux,
         weight_decay=recipe.weight_decay,
         init_std=recipe.init_std,
@@ -116,7 +119,7 @@ def train_members(
             threads=job.threads,
         ),
     )
-    learner.use_best()
+    learner.finish()
     return learner
 
 
@@ -190,7 +193,7 @@ def run_label_share(config: DvaeConfig, recipe: Recipe, share: float, members: i
         kept.append(order[:keep])
         dropped.append(np.concatenate([order[keep:], rest]))
     learner = train_members(config, recipe, alloys, labelled=np.stack(kept), unlabelled=np.stack(dropped), job=job)
-    metrics = measure(learner.network.cpu(), alloys, recipe.features)
+    metrics = measure(learner.network, alloys, recipe.features)
     baseline = [mlp_accuracy(alloys, recipe.features, rows, config.seed + k) for k, rows in enumerate(kept)]
     write_metrics(job.folder, metrics | {"share": share, "labels": keep, "mlp_test_accuracy": baseline})
     thin_history(job.checkpoints / "final_metrics.csv", job.folder / HISTORY_FILE)

@@ -42,10 +42,14 @@ class DisentangledVAE(nn.Module):
         prior_scale: standard deviation s of z's prior.
         total_count: number of draws that a composition counts for in the multinomial; 100: per cent.
         dropout: share of the label head's hidden units left out in training.
+        bins: how many intervals the label head sees each feature in, beside the feature itself: 0 leaves it at that.
+            Piecewise linear encoding (Gorishniy, Rubachev, Babenko 2022, arXiv 2203.05556) lets a network put edges
+            where trees would.
     """
 
     feature_mean: torch.Tensor
     feature_std: torch.Tensor
+    edges: torch.Tensor
     prior_target: torch.Tensor
     labels: torch.Tensor
 
@@ -62,6 +66,7 @@ class DisentangledVAE(nn.Module):
         prior_scale: float = 1.0,
         total_count: float = 100.0,
         dropout: float = 0.0,
+        bins: int = 0,
     ) -> None:
         super().__init__()
         if not 1 <= len(targets) <= MOST_TARGETS or len(prior_target) != len(targets):
@@ -70,10 +75,10 @@ class DisentangledVAE(nn.Module):
             )
         self.elements, self.features, self.targets = tuple(elements), tuple(features), tuple(targets)
         self.members, self.latent_size = members, latent_size
-        self.prior_scale, self.total_count, self.dropout = prior_scale, total_count, dropout
+        self.prior_scale, self.total_count, self.dropout, self.bins = prior_scale, total_count, dropout, bins
         n_x, n_y, n_z = len(elements), len(targets), latent_size
         self.layers = {
-            "label": _sizes(len(features), hidden, n_y),
+            "label": _sizes(len(features) * (1 + bins), hidden, n_y),
             "encoder": _sizes(n_x + n_y, hidden, 2 * n_z),
             "decoder": _sizes(n_z + n_y, hidden, n_x),
         }
@@ -82,6 +87,7 @@ class DisentangledVAE(nn.Module):
         self.flat = nn.Parameter(torch.zeros(members, sum(self._splits)))
         self.register_buffer("feature_mean", torch.zeros(len(features)))
         self.register_buffer("feature_std", torch.ones(len(features)))
+        self.register_buffer("edges", torch.linspace(-1, 1, bins + 1).repeat(len(features), 1))  # (F, bins + 1)
         self.register_buffer("prior_target", torch.tensor(list(prior_target), dtype=torch.float32))
         self.register_buffer("labels", torch.tensor(list(product((0.0, 1.0), repeat=n_y))))  # (2^T, T)
 
@@ -132,15 +138,31 @@ class DisentangledVAE(nn.Module):
             h = torch.baddbmm(bias, h, weight)  # (S, B, out)
         return h
 
-    def scale_features(self, e: torch.Tensor) -> torch.Tensor:
-        """Engineered features in units of the training rows' spread."""
-        return (e - self.feature_mean) / self.feature_std
+    def fit_features(self, e: torch.Tensor) -> None:
+        """Take scale and intervals (quantiles) of the engineered features from training rows, (n, F) in own units."""
+        self.feature_mean.copy_(e.mean(0))
+        self.feature_std.copy_(e.std(0, correction=0).clamp(min=1e-9))
+        shares = torch.linspace(0, 1, self.bins + 1, dtype=e.dtype)
+        self.edges.copy_(torch.quantile(e, shares, dim=0).T)
+
+    def encode_features(self, e: torch.Tensor) -> torch.Tensor:
+        """(n, F (1 + bins)) what the label head sees of engineered features (n, F) in their own units.
+
+        The scaled feature, then for each interval −1 below it, 1 above it and a straight line within.
+        """
+        scaled = (e - self.feature_mean) / self.feature_std
+        if not self.bins:
+            return scaled
+        low, width = self.edges[:, :-1], self.edges.diff(dim=1)
+        # An interval without width, where many rows have one value, is a step.
+        inside = ((e[..., None] - low) / width.clamp(min=1e-6 * self.feature_std[:, None])).clamp(0, 1)
+        return torch.cat([scaled, (2 * inside - 1).flatten(-2)], dim=-1)
 
     def label_logits(self, e: torch.Tensor, weights: Mapping[str, Any] | None = None) -> torch.Tensor:
         """(S, B, T) logits of q(y | e).
 
         Args:
-            e: (S or 1, B, F) scaled engineered features.
+            e: (S or 1, B, ·) engineered features as of ``encode_features``.
             weights: of ``weights()``, if at hand.
         """
         e = e.expand(self.members, -1, -1)
@@ -184,8 +206,8 @@ class DisentangledVAE(nn.Module):
         drawn; expectation and optimum are the same, the gradient has less noise.
 
         Args:
-            labelled: x (S, L, N), e (S, L, F) scaled, y (S, L, T).
-            unlabelled: x (S, U, N), e (S, U, F) scaled.
+            labelled: x (S, L, N), e (S, L, ·) as of ``encode_features``, y (S, L, T).
+            unlabelled: x (S, U, N), e (S, U, ·).
             aux: weight of the label likelihood.
         """
         weights = self.weights()
@@ -211,7 +233,7 @@ class DisentangledVAE(nn.Module):
 
     def probabilities(self, e: torch.Tensor) -> torch.Tensor:
         """(S, B, T) probability of each target by each member; e (B, F) unscaled."""
-        return torch.sigmoid(self.label_logits(self.scale_features(e)[None]))
+        return torch.sigmoid(self.label_logits(self.encode_features(e)[None]))
 
     def propose(self, z: torch.Tensor, y: torch.Tensor, member: int) -> torch.Tensor:
         """(B, N) element fractions at latent positions z (B, Z) with wanted labels y (B, T), by one member."""

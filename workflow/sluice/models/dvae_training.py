@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -54,7 +54,10 @@ class DvaeLearner:
         table: what to learn from.
         hyperparameters: ``DisentangledVAE``'s arguments.
         seeds: one for each member.
-        learning_rate: Adam's step at the start; ``plateau_epochs`` without a better bound of labelled rows halve it.
+        learning_rate: Adam's step at the start.
+        schedule: ``plateau``: ``plateau_epochs`` without a better bound of the labelled rows halve the step;
+            ``cosine``: it falls to 1 % along half a cosine.
+        keep: ``best``: each member ends with its best epoch by validation accuracy; ``last``: with the last one.
         aux: weight of the label likelihood.
         weight_decay: of the label head's weights (decoupled).
         init_std: standard deviation of the initial hidden weights; None: He's.
@@ -70,6 +73,8 @@ class DvaeLearner:
         *,
         learning_rate: float,
         plateau_epochs: int,
+        schedule: Literal["plateau", "cosine"] = "plateau",
+        keep: Literal["best", "last"] = "best",
         aux: float,
         weight_decay: float = 0.0,
         init_std: float | None = 0.001,
@@ -78,6 +83,7 @@ class DvaeLearner:
     ) -> None:
         self.table, self.hyperparameters, self.seeds = table, dict(hyperparameters), list(seeds)
         self.learning_rate, self.plateau_epochs, self.aux = learning_rate, plateau_epochs, aux
+        self.schedule, self.keep = schedule, keep
         self.weight_decay, self.init_std = weight_decay, init_std
         self.validation_steps, self.evaluate_every = validation_steps, evaluate_every
 
@@ -89,8 +95,7 @@ class DvaeLearner:
         self.network.initialize(self.seeds, self.init_std)
         seen = np.concatenate([self.table.labelled[0], self.table.unlabelled[0]])
         with torch.no_grad():  # features need no labels: all training rows scale them
-            self.network.feature_mean.copy_(torch.from_numpy(self.table.features[seen].mean(0)))
-            self.network.feature_std.copy_(torch.from_numpy(self.table.features[seen].std(0)))
+            self.network.fit_features(torch.from_numpy(self.table.features[seen]))
         self.network.to(device)
         flat = self.network.flat
         self.first, self.second = torch.zeros_like(flat), torch.zeros_like(flat)
@@ -117,7 +122,7 @@ class DvaeLearner:
     def _tensors(self, device: torch.device) -> None:
         table = self.table
         self.x = torch.tensor(table.fractions, dtype=torch.float32, device=device)
-        self.e = self.network.scale_features(torch.tensor(table.features, dtype=torch.float32, device=device)).detach()
+        self.e = self.network.encode_features(torch.tensor(table.features, dtype=torch.float32, device=device)).detach()
         self.y = torch.tensor(table.targets, dtype=torch.float32, device=device)
         # Each member meets the loop's rows in an order of its own.
         own = [np.random.default_rng([seed, 7]) for seed in self.seeds]
@@ -129,6 +134,8 @@ class DvaeLearner:
 
     def step(self, index: NDArray[np.int64], progress: float) -> dict[str, torch.Tensor]:
         """One step of Adam on a batch of labelled and unlabelled rows."""
+        if self.schedule == "cosine":
+            self.rate.fill_(self.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))))
         n_labelled = self.table.labelled.shape[1]
         known, unknown = (
             torch.from_numpy(i).to(self.order.device) for i in (index[index < n_labelled], index[index >= n_labelled])
@@ -159,21 +166,26 @@ class DvaeLearner:
         return {name: value.detach() for name, value in losses.items()}
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
-        """Halve rates on a plateau, take the quirk's step, measure now and then, keep each member's best weights."""
+        """Adapt the step, take the quirk's step, measure now and then, keep each member's best weights."""
         bound = (self._epoch_bound / self.table.labelled.shape[1])[:, None]
         self._epoch_bound.zero_()
-        better = bound > self.best_bound + PLATEAU_THRESHOLD * self.best_bound.abs().nan_to_num(posinf=0.0)
-        self.best_bound = torch.where(better, bound, self.best_bound)
-        self.since_best = torch.where(better, 0.0, self.since_best + 1)
-        stuck = self.since_best > self.plateau_epochs
-        self.rate = torch.where(stuck, 0.5 * self.rate, self.rate)
-        self.since_best = torch.where(stuck, 0.0, self.since_best)
+        if self.schedule == "plateau":
+            self._watch(bound)
         if self.validation_steps and len(self.table.validation):
             rows = torch.from_numpy(self.table.validation).to(self.order.device).expand(len(self.seeds), -1)
             self._learn(rows, rows[:, :0])
         if epoch % self.evaluate_every == 0 or not self._last:
             self._last = self._measure()
         return self._last | {"learning_rate": float(self.rate.mean())}
+
+    def _watch(self, bound: torch.Tensor) -> None:
+        """Halve the step of members whose bound (S, 1) has not grown for long."""
+        better = bound > self.best_bound + PLATEAU_THRESHOLD * self.best_bound.abs().nan_to_num(posinf=0.0)
+        self.best_bound = torch.where(better, bound, self.best_bound)
+        self.since_best = torch.where(better, 0.0, self.since_best + 1)
+        stuck = self.since_best > self.plateau_epochs
+        self.rate = torch.where(stuck, 0.5 * self.rate, self.rate)
+        self.since_best = torch.where(stuck, 0.0, self.since_best)
 
     def _measure(self) -> dict[str, float]:
         self.network.eval()
@@ -202,11 +214,12 @@ class DvaeLearner:
             "best_val_accuracy": float(self.best_rank[:, 0].mean()),
         }
 
-    def use_best(self) -> None:
-        """Go back to each member's best epoch by validation accuracy, then by validation likelihood."""
-        with torch.no_grad():
-            self.network.flat.copy_(self.best)
-        self.network.eval()
+    def finish(self) -> DisentangledVAE:
+        """The trained members: as they are, or each at its best epoch by validation accuracy, then likelihood."""
+        if self.keep == "best":
+            with torch.no_grad():
+                self.network.flat.copy_(self.best)
+        return self.network.cpu().eval()
 
     _STATE = ("first", "second", "rate", "since_best", "best_bound", "best_rank", "best", "_epoch_bound")
 
