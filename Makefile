@@ -16,7 +16,7 @@ export OMPI_ALLOW_RUN_AS_ROOT := 1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 endif
 
-.PHONY: campaign install programs slurm test test-cluster test-cluster-smoke lint dry-runs docs clean
+.PHONY: campaign install programs slurm test test-cluster test-chaos test-long test-cluster-smoke lint dry-runs docs clean
 
 campaign: install programs
 	sluice run $(CONFIG)
@@ -81,6 +81,21 @@ test-cluster: install slurm
 # The short selection: one test for each kind of fault that needs no time limit to run out.
 test-cluster-smoke: install slurm
 	SLUICE_TEST_CLUSTER=1 pytest --durations=0 tests/cluster -m smoke $(CLUSTER_TESTS)
+
+# Random kills of a small campaign, resumed and compared with an undisturbed one; KILLS=200 takes an hour or more.
+# CHAOS=FOLDER keeps what happened there, and goes on with it if the test was stopped.
+KILLS ?= 5
+SEED ?= 67
+test-chaos: install programs
+	@folder=$(CHAOS); [ -n "$$folder" ] || folder=$$(mktemp -d /tmp/sluice-chaos.XXXXXX); \
+	python tests/chaos/chaos.py $$folder --kills $(KILLS) --seed $(SEED) $(if $(PAGE),--page $(PAGE)) \
+	    || { echo "see $$folder"; exit 1; }; \
+	[ -n "$(CHAOS)" ] || rm -rf $$folder
+
+# Hours: every test, all faults of the cluster, 200 kills, whose tally is a page of the documentation.
+test-long: test
+	$(MAKE) test-cluster
+	$(MAKE) test-chaos KILLS=200 SEED=1 PAGE=docs/experiments/chaos.md
 
 docs: install
 	python -m sluice.config_docs
