@@ -21,6 +21,7 @@ import sys
 import time
 from functools import cache
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from make_reference_table import candidates
@@ -32,7 +33,7 @@ ROOT = Path(__file__).parents[1]
 WORK = ROOT / "results" / "dft-agreement"
 LIBRARY = WORK / "tasks"
 DOCS = ROOT / "docs" / "experiments"
-PROTOCOL = "balanced"
+PROTOCOL: Final = "balanced"
 CRYSTALLINE = ("Cl", "F")
 GOAL_COMPOUNDS = 20
 # Two chemistries, each with the cutoff tier of its hardest element throughout, as in two campaigns.
