@@ -236,7 +236,7 @@ def dft(
     output: Annotated[Path, typer.Option("--output", help="CSV to write; a store is written beside it.")] = Path(
         "formation_energies.csv"
     ),
-    code: Annotated[str | None, typer.Option("--code", help="First-principles code.")] = None,
+    code: Annotated[str | None, typer.Option("--code", help="First-principles code: espresso or vasp.")] = None,
     protocol: Annotated[str | None, typer.Option("--protocol", help="fast, balanced or stringent.")] = None,
     ranks: Annotated[int | None, typer.Option("--ranks", min=1, help="MPI ranks of one calculation.")] = None,
     config: Annotated[
@@ -264,6 +264,8 @@ def dft(
     base = load_config(config) if config is not None else Config()
     values = base.model_dump(mode="json", by_alias=True)
     said = {"code": code, "protocol": protocol, "ranks": ranks}
+    if code not in (None, base.validate_.code):
+        del values["validate"]["command"]  # the other code's; the new one has a default of its own
     values["validate"] |= {name: value for name, value in said.items() if value is not None}
     checked = check_config(values)
     os.environ.update(environment(local=False))
@@ -274,7 +276,7 @@ def dft(
         library=library or checked.library,
         elements=chemistry,
     )
-    raise typer.Exit(0 if any(math.isfinite(entry.raw) for entry in entries) else 1)
+    raise typer.Exit(0 if any(math.isfinite(entry.raw) or math.isfinite(entry.corrected) for entry in entries) else 1)
 
 
 def _symbols(option: str, text: str) -> tuple[str, ...]:

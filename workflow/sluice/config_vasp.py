@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from sluice.config_base import Count, Positive, Section
 
-MP_GGA_FLOW = "MPGGADoubleRelaxStaticMaker"
+MP_GGA_FLOW: Literal["MPGGADoubleRelaxStaticMaker"] = "MPGGADoubleRelaxStaticMaker"
 VASP_COMMAND = "vasp_std"
 
 

@@ -18,14 +18,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import spglib
 from pymatgen.core import Structure
 
 from sluice.validate.espresso.pseudos import pseudopotential
-from sluice.validate.espresso.sets import CalculationSettings
 
 BOHR = 0.529177210903  # Å
 # Seconds, fitted as the module's text says.
@@ -41,6 +40,41 @@ RUNS_AND_ITERATIONS = {"reference": (5, 30), "cell": (5, 38), "cell and atoms": 
 STATIC_ITERATIONS = 5
 LONE_STATIC_ITERATIONS = 10
 MAGNETIC_FACTOR = 3.0  # ASSUME: how many times more iterations a magnetic crystal needs (measured on bcc Fe)
+
+
+class PlaneWaveSettings(Protocol):
+    """What the estimate asks of a code's settings.
+
+    # ASSUME: VASP's PAW costs what pw.x costs at the same cutoffs, k-points and (SSSP's) valence electrons.
+    """
+
+    @property
+    def ecutwfc_ry(self) -> float:
+        """Cutoff of the wave functions, Ry."""
+
+    @property
+    def ecutrho_ry(self) -> float:
+        """Cutoff of the density, Ry."""
+
+    @property
+    def kpoints(self) -> tuple[int, int, int] | None:
+        """Γ-centred grid; None for the Γ point."""
+
+    @property
+    def relax_kpoints(self) -> tuple[int, int, int] | None:
+        """The relaxation's."""
+
+    @property
+    def relax(self) -> str:
+        """``cell``, ``ions`` or ``none``."""
+
+    @property
+    def starting_moments(self) -> Mapping[str, float]:
+        """By element, μB; empty without spin."""
+
+    @property
+    def nosym(self) -> bool:
+        """Whether symmetry is switched off."""
 
 
 def irreducible_k_points(structure: Structure, grid: tuple[int, int, int], *, nosym: bool = False) -> int:
@@ -79,7 +113,7 @@ def _fixed(position: np.ndarray, rotation: np.ndarray, shift: np.ndarray) -> boo
 
 
 def work_of(
-    structure: Structure, settings: CalculationSettings, grid: tuple[int, int, int] | None
+    structure: Structure, settings: PlaneWaveSettings, grid: tuple[int, int, int] | None
 ) -> Mapping[str, float]:
     """The sizes that the cost depends on: atoms, k_points, spins, bands, plane_waves, fft_points, dense_points.
 
@@ -117,7 +151,7 @@ def stress_seconds(work: Mapping[str, float]) -> float:
     return PER_STRESS_POINT * work["spins"] * work["dense_points"] * work["atoms"]
 
 
-def estimate_cpu_seconds(structure: Structure, settings: CalculationSettings) -> float:
+def estimate_cpu_seconds(structure: Structure, settings: PlaneWaveSettings) -> float:
     """Expected CPU-seconds of a task: the relaxation that ``settings`` asks for and the static run after it.
 
     Args:

@@ -19,6 +19,7 @@ from sluice.driver.launch import count_gpus, environment
 from sluice.errors import ConfigError, MissingProgramError, SluiceError
 
 INSTALL_ESPRESSO = "apt-get install quantum-espresso (Debian, Ubuntu), conda install -c conda-forge qe, or a module"
+INSTALL_VASP = "load the module of your VASP (it is licensed; docs/vasp.md)"
 # A row of a store takes about 120 bytes (measured), and a candidate passes some five stores.
 # ASSUME: rounded up guesses of what small cells need in pw.x; large cells need more scratch.
 BYTES_PER_CANDIDATE = 600
@@ -99,7 +100,8 @@ def check_code(config: Config) -> Check:
     command = config.validate_.command
     path = find_program(command)
     if path is None:
-        return Check(command, False, "not found", f"{INSTALL_ESPRESSO}; or set validate.command to its path")
+        how = INSTALL_VASP if config.validate_.code == "vasp" else INSTALL_ESPRESSO
+        return Check(command, False, "not found", f"{how}; or set validate.command to its path")
     return Check(command, True, path)
 
 
@@ -153,6 +155,8 @@ def _srun_lacks(words: list[str]) -> str:
 
 def check_pseudos(config: Config) -> Check:
     """Whether the pseudopotentials of the campaign's elements are there and are the right ones."""
+    if config.validate_.code == "vasp":
+        return _check_potcars(config)
     from sluice.validate.espresso.pseudos import find_pseudos
 
     try:
@@ -162,6 +166,18 @@ def check_pseudos(config: Config) -> Check:
     if problems := library.check(config.chemistry.elements):
         return Check("pseudopotentials", False, problems[0], "sluice pseudos install")
     return Check("pseudopotentials", True, f"{library.directory} ({', '.join(config.chemistry.elements)} verified)")
+
+
+def _check_potcars(config: Config) -> Check:
+    from sluice.validate.vasp.calculator import VaspCalculator
+    from sluice.validate.vasp.potcars import HOW
+
+    try:
+        calculator = VaspCalculator(config.validate_)
+        calculator.check_files(config.chemistry.elements)
+    except SluiceError as error:
+        return Check("POTCARs", False, str(error).replace(f"; {HOW}", ""), HOW)
+    return Check("POTCARs", True, f"{calculator.potcars.folder} ({', '.join(config.chemistry.elements)} found)")
 
 
 def _nearest(path: Path) -> Path:

@@ -19,8 +19,7 @@ from sluice.screen.common import further_columns, lineage
 from sluice.step import run_step
 from sluice.store import Store, StoreWriter
 from sluice.task_library import known_references
-from sluice.validate.espresso.references import reference_structure
-from sluice.validate.espresso.sets import calculation_settings, prepare_structure, tier_for
+from sluice.validate.espresso import planning as espresso
 
 REVISION = 1
 NO_ESTIMATE = "no estimate of the DFT cost"
@@ -34,7 +33,7 @@ class CostEstimator:
     """Expected CPU-seconds of compounds and elemental references in one campaign's settings.
 
     Attributes:
-        dft: protocol and the elements that start spin-polarized.
+        dft: code, protocol and the elements that start spin-polarized.
         tier: cutoff tier of the hardest element of the chemistry.
     """
 
@@ -42,17 +41,32 @@ class CostEstimator:
     tier: str
     _references: dict[str, float] = field(default_factory=dict)
 
+    @classmethod
+    def for_chemistry(cls, dft: ValidateSettings, chemistry: Chemistry) -> CostEstimator:
+        """The estimator of a campaign."""
+        if dft.code == "vasp":
+            from sluice.validate.vasp import planning as vasp
+
+            return cls(dft, vasp.tier_name(chemistry.elements, dft))
+        return cls(dft, espresso.tier_name(chemistry.elements, dft))
+
+    def _seconds(self, structure: Structure, element: str) -> float:
+        if self.dft.code == "vasp":
+            from sluice.validate.vasp import planning as vasp  # takes a second, which only VASP's users pay
+
+            settings = vasp.settings_for(structure, element=element, tier=self.tier, settings=self.dft)
+            return 0.0 if settings.snapshot else estimate_cpu_seconds(structure, settings)
+        return estimate_cpu_seconds(
+            structure, espresso.settings_for(structure, element=element, tier=self.tier, settings=self.dft)
+        )
+
     def compound(self, structure: Structure) -> float:
         """CPU-seconds of relaxing a compound and computing its energy.
 
         Raises:
             SluiceError: if there is no symmetry to be found, or no pseudopotential.
         """
-        prepared = prepare_structure(structure)
-        settings = calculation_settings(
-            prepared, protocol=self.dft.protocol, tier=self.tier, spin_elements=self.dft.spin_elements
-        )
-        return estimate_cpu_seconds(prepared, settings)
+        return self._seconds(espresso.prepare_structure(structure), "")
 
     def reference(self, element: str) -> float:
         """CPU-seconds of an elemental reference.
@@ -61,19 +75,7 @@ class CostEstimator:
             SluiceError: if the element has none.
         """
         if element not in self._references:
-            row = reference_structure(element)
-            settings = calculation_settings(
-                row.structure,
-                protocol=self.dft.protocol,
-                tier=self.tier,
-                spin_elements=self.dft.spin_elements,
-                relax=row.relax,
-                box=row.box,
-                magnetic=row.magnetic,
-                total_moment=row.total_moment,
-                nosym=row.nosym,
-            )
-            self._references[element] = estimate_cpu_seconds(row.structure, settings)
+            self._references[element] = self._seconds(espresso.reference_cell(element), element)
         return self._references[element]
 
 
@@ -105,7 +107,7 @@ def shortlist_candidates(
         shortlist: the chosen by rank, with ``estimated_cpu_seconds`` of their own and of the references that they
             add (schema ``shortlist``).
     """
-    estimator = CostEstimator(dft, tier_for(chemistry.elements, dft.protocol).name)
+    estimator = CostEstimator.for_chemistry(dft, chemistry)
     known: dict[str, bool] = {}
     budget, taken, formulas = settings.dft_cpu_seconds, 0, Counter[str]()
     with (
@@ -114,7 +116,7 @@ def shortlist_candidates(
             shortlist,
             "shortlist",
             columns=further_columns(store, "shortlist") | {"estimated_reference_cpu_seconds": Column("f8", "s")},
-            settings={"shortlist": settings.model_dump(), "tier": estimator.tier, "protocol": dft.protocol},
+            settings={"shortlist": settings.model_dump(), "tier": estimator.tier, "protocol": dft.protocol_name},
             inputs=[candidates],
             revision=REVISION,
             **lineage(store),

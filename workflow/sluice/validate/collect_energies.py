@@ -12,14 +12,16 @@ from sluice.chemistry.matching import CrystalMatcher, formula_keys
 from sluice.config import DuplicateSettings, ValidateSettings
 from sluice.crystals import Crystals
 from sluice.errors import SluiceError
+from sluice.schemas import Column
 from sluice.step import run_step, track
 from sluice.store import Store, StoreWriter
-from sluice.validate.energies import TotalEnergy, formation_energy, mp2020_correction
+from sluice.validate.energies import CORRECTIONS, MixedRunTypesError, formation_energies
 from sluice.validate.task_stores import RESULT_COLUMNS, Result, lineage, read_results, reference_energies
 
 REVISION = 1
-NO_RESULT = "no result"
-_PASSED_ON = {name: RESULT_COLUMNS[name] for name in ("setup", "pseudos")}
+NO_RESULT, CANNOT_BE_JOINED = "no result", "energies of different functionals"
+_PASSED_ON = {name: RESULT_COLUMNS[name] for name in ("setup", "pseudos", "run_type", "hubbards")}
+_SAID = {"references": Column("S128"), "corrections": Column("S96")}
 
 
 class KnownCrystals:
@@ -52,17 +54,6 @@ class KnownCrystals:
         return any(self._matcher.same(reduced, known) for known in candidates)
 
 
-def formation_energies(result: Result, references: dict[str, TotalEnergy]) -> tuple[float, float]:
-    """Raw formation energy of a converged compound and the one with MP2020's corrections (or NaN), eV/atom.
-
-    Raises:
-        MixedReferencesError: where compound and references were not computed alike.
-    """
-    amounts = {str(element): float(n) for element, n in result.structure.composition.get_el_amt_dict().items()}
-    raw = formation_energy(amounts, result.energy, references)
-    return raw, raw + mp2020_correction(result.structure)
-
-
 def collect_energies(
     *,
     shortlist: Path,
@@ -76,8 +67,8 @@ def collect_energies(
 ) -> None:
     """Make formation energies of total energies; every candidate of the shortlist is a row or a failure.
 
-    A crystal is confirmed if its calculation converged, its raw formation energy is negative, its space group is
-    known and, relaxed, it is none of the training data.
+    A crystal is confirmed if its calculation converged, its raw formation energy is negative (a GGA+U compound has a
+    corrected one only), its space group is known and, relaxed, it is none of the training data.
 
     Args:
         shortlist: what was to be computed (schema ``shortlist``).
@@ -105,7 +96,7 @@ def collect_energies(
     with StoreWriter(
         validated,
         "validated",
-        columns=_PASSED_ON,
+        columns=_PASSED_ON | _SAID,
         settings={"validate": settings.model_dump(mode="json"), "duplicates": duplicates.model_dump()},
         inputs=[shortlist, tasks, *references, *compounds, known],
         revision=REVISION,
@@ -113,7 +104,11 @@ def collect_energies(
     ) as writer:
         for row, i in enumerate(track(converged, "formation energies", unit="crystals")):
             result, crystal = found[names[i]], relaxed[row : row + 1]
-            raw, corrected = formation_energies(result, energies)
+            try:
+                raw, corrected = formation_energies(result.structure, result.energy, energies)
+            except MixedRunTypesError as error:
+                writer.drop([names[i]], CANNOT_BE_JOINED, kind="failed", detail=str(error))
+                continue
             novel = not memory.has(crystal)
             values = {name: result.values[name] for name in writer.columns if name in result.values}
             values |= {
@@ -122,7 +117,9 @@ def collect_energies(
                 "formation_energy_corrected_ev_per_atom": corrected,
                 "mlip_formation_energy_ev_per_atom": float(given["mlip_formation_energy_ev_per_atom"][i]),
                 "novel": novel,
-                "confirmed": bool(raw < 0.0 and values["space_group"] > 0 and novel),
+                "confirmed": bool(decisive(raw, corrected) < 0.0 and values["space_group"] > 0 and novel),
+                "references": energies[str(result.structure[0].specie)].setup,
+                "corrections": CORRECTIONS if np.isfinite(corrected) else "",
                 "code": settings.code,
                 "protocol": settings.protocol_name,
             }
@@ -132,6 +129,11 @@ def collect_energies(
             reason, detail = _why(name, found, unplanned)
             writer.drop([name], reason, kind="failed", detail=detail)
         writer.count(came_in=len(names))
+
+
+def decisive(raw: float, corrected: float) -> float:
+    """The formation energy that confirms a crystal: the raw one, or where none has a meaning the corrected one."""
+    return raw if np.isfinite(raw) else corrected
 
 
 def _unplanned(tasks: Path) -> dict[str, tuple[str, str]]:

@@ -22,9 +22,8 @@ from sluice.errors import MissingProgramError, SluiceError
 from sluice.schemas import SCHEMAS, Column
 from sluice.store import StoreWriter
 from sluice.task_library import TaskLibrary
-from sluice.validate.collect_energies import formation_energies
 from sluice.validate.compute_compounds import without_reference
-from sluice.validate.energies import TotalEnergy
+from sluice.validate.energies import MixedRunTypesError, TotalEnergy, formation_energies
 from sluice.validate.plan_tasks import Planner, deal
 from sluice.validate.run_batch import BatchRunner, Compute, Record, Task
 from sluice.validate.task_stores import RESULT_COLUMNS, Result, result_of
@@ -38,12 +37,12 @@ _COLUMNS = {
     "code": Column("S32"),
     "protocol": Column("S32"),
     "tier": Column("S16"),
-    **{name: RESULT_COLUMNS[name] for name in ("setup", "pseudos")},
+    **{name: RESULT_COLUMNS[name] for name in ("setup", "pseudos", "run_type", "hubbards")},
 }
 CSV_FIELDS = (
     "id", "file", "formula", "space_group", "formation_energy_ev_per_atom", "formation_energy_corrected_ev_per_atom",
     "energy_ev_per_atom", "magnetization_mu_b_per_cell", "converged", "reason", "detail", "code", "protocol", "tier",
-    "setup", "pseudos", "cpu_seconds",
+    "setup", "pseudos", "run_type", "hubbards", "cpu_seconds",
 )  # fmt: skip
 
 
@@ -212,7 +211,10 @@ def _compute(entries: Sequence[FileEnergy], planner: Planner, runner: BatchRunne
 def _conclude(entry: FileEnergy, task: Task, record: Record, energies: dict[str, TotalEnergy]) -> None:
     entry.result = result_of(task, record)
     if entry.result.converged:
-        entry.raw, entry.corrected = formation_energies(entry.result, energies)
+        try:
+            entry.raw, entry.corrected = formation_energies(entry.result.structure, entry.result.energy, energies)
+        except MixedRunTypesError as error:
+            entry.fail("energies of different functionals", str(error))
     else:
         entry.fail(record["reason"], record["detail"])
 
@@ -240,6 +242,8 @@ def _row(entry: FileEnergy, settings: ValidateSettings) -> dict[str, object]:
                 "magnetization_mu_b_per_cell",
                 "setup",
                 "pseudos",
+                "run_type",
+                "hubbards",
                 "cpu_seconds",
             )
         },

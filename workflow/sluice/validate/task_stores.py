@@ -27,6 +27,8 @@ RESULT_COLUMNS = {
     "detail": Column("S256"),
     "setup": Column("S128"),
     "pseudos": Column("S256"),
+    "run_type": Column("S16"),
+    "hubbards": Column("S64"),
 }
 
 
@@ -82,6 +84,14 @@ def _pseudos_text(record: Record) -> str:
     return " ".join(f"{el}:{digest[:DIGEST_DIGITS]}" for el, digest in sorted(record.get("pseudos", {}).items()))
 
 
+def _hubbards_text(record: Record) -> str:
+    return " ".join(f"{el}:{u:g}" for el, u in sorted(record.get("hubbards", {}).items()))
+
+
+def _hubbards(text: str) -> dict[str, float]:
+    return {element: float(u) for element, u in _split_pseudos(text).items()}
+
+
 def final_structure(task: Task, record: Record) -> Structure:
     """The relaxed crystal; the one that was planned where there is none."""
     return structure_from_json(record["structure"]) if record["converged"] else task.structure
@@ -130,6 +140,8 @@ def write_results(
                 "detail": [_cut(row["detail"], 256) for row in rows],
                 "setup": [row.get("setup", "") for row in rows],
                 "pseudos": [_pseudos_text(row) for row in rows],
+                "run_type": [row.get("run_type", "") for row in rows],
+                "hubbards": [_hubbards_text(row) for row in rows],
             },
             crystals=Crystals.from_structures([final_structure(t, r) for t, r in zip(tasks, rows, strict=True)]),
             parent_id=[task.parent_id for task in tasks],
@@ -167,6 +179,8 @@ def result_of(task: Task, record: Record) -> Result:
         _number(record["energy_ev_per_atom"]),
         record.get("setup", ""),
         _split_pseudos(_pseudos_text(record)),
+        record.get("run_type", ""),
+        record.get("hubbards", {}),
     )
     values = {
         "candidate_id": task.candidate_id,
@@ -181,6 +195,8 @@ def result_of(task: Task, record: Record) -> Result:
         "continuations": record["continuations"],
         "setup": energy.setup,
         "pseudos": _pseudos_text(record),
+        "run_type": energy.run_type,
+        "hubbards": _hubbards_text(record),
     }
     return Result(energy, values, final_structure(task, record))
 
@@ -200,7 +216,14 @@ def read_results(paths: Sequence[Path]) -> Iterator[Result]:
                     pseudos = _split_pseudos(values["pseudos"])
                     name, energy = chunk.candidate_id[i].decode(), values["energy_ev_per_atom"]
                     yield Result(
-                        TotalEnergy(name, energy, values["setup"], pseudos),
+                        TotalEnergy(
+                            name,
+                            energy,
+                            values["setup"],
+                            pseudos,
+                            values.get("run_type", ""),
+                            _hubbards(values.get("hubbards", "")),
+                        ),
                         {**values, "candidate_id": name},
                         structure,
                     )

@@ -1,0 +1,131 @@
+"""The function that runs the Flow of one task to a result."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import warnings
+from pathlib import Path
+
+from jobflow import Job, JobStore
+from maggma.stores import JSONStore, MemoryStore
+from pymatgen.core import Structure
+
+from sluice.validate.espresso.run import GeometryError, check_geometry, environment, locked
+from sluice.validate.vasp.jobs import Options, make_flow
+from sluice.validate.vasp.run import JobRunner
+from sluice.validate.vasp.schemas import CalculationResult, VaspDocument
+from sluice.validate.vasp.sets import VaspCalculationSettings
+
+STORE_FILE, BACKUP_FILE = "jobs.json", "jobs.json.whole"
+
+
+def open_store(path: Path) -> JobStore:
+    """The task's own JobStore in a file; of one that a kill left unreadable, the copy made after the job before.
+
+    What atomate2 puts into its ``data`` store (densities of states and the like) is not kept.
+    """
+    if path.exists():
+        try:
+            json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            path.unlink()
+            if path.with_name(BACKUP_FILE).exists():
+                shutil.copyfile(path.with_name(BACKUP_FILE), path)
+    store = JobStore(JSONStore(str(path), read_only=False), additional_stores={"data": MemoryStore()})
+    store.connect()
+    return store
+
+
+def _back_up(path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    shutil.copyfile(path, temporary)
+    temporary.replace(path.with_name(BACKUP_FILE))
+
+
+def run_calculation(
+    *,
+    structure: Structure,
+    settings: VaspCalculationSettings,
+    task_id: str,
+    task_dir: Path,
+    scratch: Path,
+    options: Options,
+) -> CalculationResult:
+    """Relax and calculate one structure; called again after an interruption it goes on where it was.
+
+    Finished jobs are taken from the task's JobStore; an unfinished one is run again by its maker, from its CONTCAR and,
+    where VASP had closed its files, with its folder as ``prev_dir``. A calculation that fails is a result with a
+    reason, not an exception.
+
+    Args:
+        structure: from ``prepare_structure`` or a reference, used as it is (Å).
+        settings: from ``calculation_settings``.
+        task_id: the same for the same work; job ids are derived from it.
+        task_dir: the task's own directory; compressed outputs, histories and the JobStore stay there.
+        scratch: directory of VASP's working folders.
+        options: how jobs are run.
+
+    Raises:
+        MissingProgramError: if VASP or the launcher is missing.
+        Continue: if the job's time limit is near.
+        SluiceError: if another process works in the directory.
+    """
+    options.launch.check()
+    for name, value in environment().items():
+        os.environ.setdefault(name, value)
+    try:
+        check_geometry(structure)
+    except GeometryError as error:
+        return _result([], structure, str(error), None)
+    task_dir = task_dir.resolve()
+    with locked(task_dir), warnings.catch_warnings():
+        # Of POTCARs that pymatgen's table does not have, of inputs that custodian changes: noted in the history.
+        warnings.simplefilter("ignore")
+        store = open_store(task_dir / STORE_FILE)
+        try:
+            runner = JobRunner(store, options, task_dir, scratch.resolve())
+            reason, document, names = "", None, []
+            for number in range(len(_jobs(task_id, structure, settings, options))):
+                # Made anew: handlers count what they did, and so do makers.
+                job = _jobs(task_id, structure, settings, options)[number]
+                names.append(job)
+                document = runner.document(job)
+                if document is None or not document.successful:
+                    reason = runner.run(job)
+                    document = runner.document(job)
+                    _back_up(task_dir / STORE_FILE)
+                if reason:
+                    break
+            histories = {job.name: runner.history(job) for job in names}
+        finally:
+            store.close()
+    return _result(list(histories.items()), structure, reason, document)
+
+
+def _jobs(task_id: str, structure: Structure, settings: VaspCalculationSettings, options: Options) -> list[Job]:
+    return [job for job, _ in make_flow(task_id, structure, settings, options).iterflow()]
+
+
+def _result(
+    histories: list[tuple[str, object]], start: Structure, reason: str, document: VaspDocument | None
+) -> CalculationResult:
+    from sluice.validate.espresso.history import History
+
+    logs = [(name, log) for name, log in histories if isinstance(log, History)]
+    converged = not reason and document is not None and document.successful
+    return CalculationResult(
+        converged=converged,
+        reason=reason,
+        energy_ev_per_atom=document.energy_ev / len(document.structure) if converged and document else math.nan,
+        structure=document.structure if converged and document else start,
+        magnetization=document.magnetization if converged and document else math.nan,
+        document=document if converged else None,
+        cpu_seconds=sum(log.total("cpu_seconds") for _, log in logs),
+        wall_seconds=sum(log.total("wall_seconds") for _, log in logs),
+        attempts=max((log.failures + 1 for _, log in logs), default=0),
+        continuations=sum(log.continuations for _, log in logs),
+        history={name: log.events() for name, log in logs},
+    )

@@ -1,0 +1,280 @@
+"""One job of a Flow: run by jobflow in a folder of its own, stopped in time, gone on with where it was."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import resource
+import shutil
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from custodian.custodian import CustodianError
+from jobflow import Job, JobStore, run_locally
+from pymatgen.core import Structure
+from pymatgen.io.vasp.inputs import Incar, Poscar
+from pymatgen.io.vasp.sets import get_vasprun_outcar
+
+from sluice.step import Continue
+from sluice.task_claims import ClaimLostError, check_claim, end_leftovers
+from sluice.time_limit import warned
+from sluice.validate.espresso.history import History
+from sluice.validate.vasp.handlers import STOP, aborted, stop_asked
+from sluice.validate.vasp.jobs import Options, planned
+from sluice.validate.vasp.schemas import VaspDocument, corrections, explain
+
+# Large, or the licensor's: not kept. What else is there is text.
+NOT_KEPT = ("WAVECAR", "CHG", "AECCAR", "LOCPOT", "ELFCAR", "PROCAR", "POTCAR", "POT", "TMPCAR", "WAVEDER", "vaspwave")
+KEPT_POTCAR = "POTCAR.spec"
+
+
+@dataclass(frozen=True)
+class Restart:
+    """Where an interrupted job goes on.
+
+    Attributes:
+        structure: its last geometry (Å).
+        prev_dir: its folder, where atomate2 can take density and wave functions from it; None if the run was cut off.
+        changes: what its handlers had changed in the INCAR.
+    """
+
+    structure: Structure
+    prev_dir: Path | None
+    changes: dict[str, Any]
+
+
+def last_geometry(directory: Path) -> Structure | None:
+    """The geometry that the next ionic step would have started from: CONTCAR's, or POSCAR's before there is one."""
+    for name in ("CONTCAR", "CONTCAR.gz", "POSCAR", "POSCAR.gz"):
+        with contextlib.suppress(Exception), warnings.catch_warnings():  # cut off in the middle of a line
+            warnings.simplefilter("ignore")
+            return Poscar.from_file(directory / name, check_for_potcar=False).structure
+    return None
+
+
+def _usable(directory: Path, names: tuple[str, ...]) -> bool:
+    """Whether a maker can take the directory for its ``prev_dir``."""
+    if not all((directory / n).exists() or (directory / f"{n}.gz").exists() for n in ("INCAR", "CONTCAR", *names)):
+        return False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            vasprun, _ = get_vasprun_outcar(str(directory))
+            vasprun.get_band_structure(efermi="smart")
+    except Exception:  # cut off; parsers raise whatever they like
+        return False
+    return True
+
+
+def set_aside(folder: Path, names: tuple[str, ...] = ()) -> Restart | None:
+    """Rename the folder of an interrupted run and say how to go on; None if there is nothing to go on from.
+
+    Args:
+        folder: where the run was.
+        names: further files that the maker copies from a ``prev_dir``.
+    """
+    if not folder.exists():
+        return None
+    number = sum(1 for _ in folder.parent.glob(f"{folder.name}.stopped*")) + 1
+    aside = folder.with_name(f"{folder.name}.stopped{number}")
+    folder.rename(aside)
+    structure = last_geometry(aside)
+    if structure is None:
+        return None
+    changes: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError):
+        first, now = Incar.from_file(aside / "INCAR.orig"), Incar.from_file(aside / "INCAR")
+        changes = {tag: value for tag, value in now.items() if first.get(tag) != value and tag != "MAGMOM"}
+    return Restart(structure, aside if _usable(aside, names) else None, changes)
+
+
+def _directory(name: str | Path | None) -> Path | None:
+    """A directory as atomate2 names it, without its host; None if it is not there."""
+    if name is None:
+        return None
+    path = Path(str(name).split(":", 1)[-1])
+    return path if path.is_dir() else None
+
+
+def _with_moments(structure: Structure, before: Structure) -> Structure:
+    """The geometry with the moments that the job was given; POSCARs have none."""
+    moments = before.get_sorted_structure()
+    if "magmom" not in before.site_properties or moments.species != structure.species:
+        return structure
+    return structure.copy(site_properties={"magmom": moments.site_properties["magmom"]})
+
+
+def prepare(job: Job, store: JobStore, restart: Restart | None) -> Job:
+    """The job as it is run now: with its inputs looked up, and from where an earlier run of it was.
+
+    Args:
+        job: from ``make_flow``.
+        store: outputs of the jobs before it.
+        restart: where an interrupted run of it was; None for none.
+    """
+    given = planned(job.resolve_args(store, inplace=False))
+    maker, structure, prev_dir = job.maker, given["structure"], _directory(given["prev_dir"])
+    structure = structure if isinstance(structure, Structure) else Structure.from_dict(structure)
+    assert maker is not None
+    if restart is not None:
+        structure = _with_moments(restart.structure, structure)
+        prev_dir = restart.prev_dir or prev_dir
+        maker.input_set_generator.user_incar_settings |= restart.changes  # type: ignore[attr-defined]
+    made = maker.make(structure, prev_dir=None if prev_dir is None else str(prev_dir))
+    assert isinstance(made, Job)
+    made.set_uuid(job.uuid)
+    made.name = job.name
+    return made
+
+
+@contextlib.contextmanager
+def _costs(history: History, ranks: int, **first: Any) -> Iterator[dict[str, Any]]:
+    """Write a start and, unless the process dies, an end with the costs and what the block notes."""
+    history.add("start", number=history.starts + 1, **first)
+    began, before = time.time(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    notes: dict[str, Any] = {"exit_code": None}
+    try:
+        yield notes
+    finally:
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        own = (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime)
+        spent = max(own, notes.pop("cpu_seconds", 0.0))
+        history.add("end", wall_seconds=round(time.time() - began, 2), cpu_seconds=round(spent, 2), **notes)
+
+
+class JobRunner:
+    """Runs the jobs of one task.
+
+    Args:
+        store: the task's JobStore.
+        options: how VASP is run.
+        records: directory that stays; each job has a folder of its name in it.
+        scratch: directory of the working folders.
+    """
+
+    def __init__(self, store: JobStore, options: Options, records: Path, scratch: Path) -> None:
+        self.store, self.options, self.records, self.scratch = store, options, records, scratch
+
+    def document(self, job: Job) -> VaspDocument | None:
+        """What the store holds of a job; None for nothing."""
+        row = self.store.query_one({"uuid": job.uuid}, load=False)
+        return None if row is None else VaspDocument.from_output(row["output"])
+
+    def history(self, job: Job) -> History:
+        """What happened to a job."""
+        (self.records / job.name).mkdir(parents=True, exist_ok=True)
+        return History(self.records / job.name)
+
+    def run(self, job: Job) -> str:
+        """Run a job to its end; called again after an interruption it goes on where it was.
+
+        Returns:
+            "" on success, else the reason of the failure.
+
+        Raises:
+            Continue: if the job's time limit is near.
+            ClaimLostError: if another process has the task now.
+        """
+        history, folder = self.history(job), self.scratch / job.name
+        while True:
+            check_claim(self.records)
+            if warned():
+                raise Continue(f"{job.name}: VASP is not started so near the time limit", advanced=False)
+            error = self._attempt(job, history, folder)
+            document = self.document(job)
+            stopped = stop_asked(folder)
+            if document is not None and document.successful and not (stopped and aborted(folder)):
+                self.keep(folder)
+                return ""
+            self.store.remove_docs({"uuid": job.uuid})
+            if not stopped:
+                reason = explain(folder, error)
+                history.add("gave_up", handler="custodian", problem=reason)
+                self.keep(folder)
+                return reason
+            steps = _ionic_steps(folder)
+            if not warned() and history.continuations >= self.options.max_continuations:
+                self.keep(folder)
+                return f"{STOP} after {history.continuations} continuations"
+            self._continue(history, STOP)
+            if warned():
+                raise Continue(f"{job.name}: VASP stopped after {steps} geometries", advanced=steps > 0)
+
+    @staticmethod
+    def _continue(history: History, problem: str) -> None:
+        changes = {"geometry": "CONTCAR"}
+        history.add("correction", kind="continuation", handler="StopHandler", problem=problem, changes=changes)
+
+    def _attempt(self, job: Job, history: History, folder: Path) -> BaseException | None:
+        """One run under custodian; the error that ended it, if any."""
+        assert job.maker is not None
+        names = tuple(job.maker.copy_vasp_kwargs.get("additional_vasp_files", ()))  # type: ignore[attr-defined]
+        if history.interrupted():
+            self._record_interruption(history, folder)
+        restart = set_aside(folder, names)
+        now = prepare(job, self.store, restart)
+        begun_with = {} if restart is None else {"from": "CONTCAR", "prev_dir": restart.prev_dir is not None}
+        folder.mkdir(parents=True)
+        error: BaseException | None = None
+        with _costs(history, self.options.launch.ranks, command=self.options.launch.line(), **begun_with) as notes:
+            try:
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", message="cd is deprecated", category=FutureWarning)
+                    run_locally(
+                        now, store=self.store, root_dir=str(folder), log=False, allow_external_references=True,
+                        raise_immediately=True,
+                    )  # fmt: skip
+            except (Continue, ClaimLostError, OSError, MemoryError, SystemExit, KeyboardInterrupt):
+                end_leftovers([folder])
+                notes["interrupted"] = True
+                raise
+            except CustodianError as problem:
+                error = problem
+            except Exception as problem:  # parsers, on files that are not whole
+                error = problem
+            document = self.document(job)
+            if document is not None:
+                notes["cpu_seconds"] = document.cpu_seconds
+        self._add_corrections(history, folder)
+        return error
+
+    def _add_corrections(self, history: History, folder: Path) -> None:
+        for row in corrections(folder):
+            if row["changes"]:
+                history.add("correction", kind="failure", **row)
+
+    def _record_interruption(self, history: History, folder: Path) -> None:
+        """Give a run that was started and never ended its end, with the cost that its files tell."""
+        files = [folder / name for name in ("OSZICAR", "vasp.out") if (folder / name).exists()]
+        lasted = max([path.stat().st_mtime - history.events()[-1]["time"] for path in files], default=0.0)
+        lasted = max(0.0, lasted)
+        spent = lasted * self.options.launch.ranks
+        history.add("end", exit_code=None, wall_seconds=round(lasted, 2), cpu_seconds=round(spent, 2), interrupted=True)
+        self._add_corrections(history, folder)
+        self._continue(history, "interrupted")
+
+    def keep(self, folder: Path) -> None:
+        """Copy what is worth keeping of a run, compressed, to where it stays."""
+        target = self.records / folder.name
+        for path in sorted(folder.glob("*")):
+            if not path.is_file() or (path.name.startswith(NOT_KEPT) and not path.name.startswith(KEPT_POTCAR)):
+                continue
+            if path.suffix == ".gz":
+                shutil.copyfile(path, target / path.name)
+            elif path.stat().st_size:
+                with path.open("rb") as plain, gzip.open(target / f"{path.name}.gz", "wb") as packed:
+                    shutil.copyfileobj(plain, packed)
+
+
+def _ionic_steps(folder: Path) -> int:
+    """Geometries that a run got through."""
+    for name in ("OSZICAR", "OSZICAR.gz"):
+        path = folder / name
+        if path.exists():
+            text = gzip.decompress(path.read_bytes()).decode() if name.endswith(".gz") else path.read_text()
+            return text.count(" F= ")
+    return 0
