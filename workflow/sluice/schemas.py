@@ -99,5 +99,6 @@ SCHEMAS: dict[str, tuple[int, dict[str, Column]]] = {
             "protocol": SHORT_TEXT,
         },
     ),
+    "graphs": (1, {}),  # of crystals, flat, for the models of sluice.models.graphs
     "decision": (1, {"stop": FLAG, "reason": TEXT}),
 }

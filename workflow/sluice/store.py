@@ -2,8 +2,9 @@
 
 Layout: ``/crystals`` {lattice (n, 3, 3) Å, atom_offsets (n + 1), numbers (m), frac_coords (m, 3)}, ``/ids``
 {candidate_id, parent_id, structure_hash}, ``/properties/<column>`` with a ``units`` attribute, ``/failures``
-{candidate_id, kind, reason, detail}. Each dataset carries the SHA-256 of its values; the root carries the digest of
-those. Written in chunks to a temporary name, synced, renamed: a reader sees the old store or the new one.
+{candidate_id, kind, reason, detail}, ``/arrays/<name>`` for flat arrays beside the rows. Each dataset carries the
+SHA-256 of its values; the root carries the digest of those. Written in chunks to a temporary name, synced, renamed: a
+reader sees the old store or the new one.
 """
 
 from __future__ import annotations
@@ -143,6 +144,17 @@ class Store:
         if name not in self._file["properties"]:
             raise StoreError(f"{self.path}: no column {name!r}; it has {', '.join(self._file['properties'])}")
         values: NDArray[Any] = self._file[f"properties/{name}"][start:stop]
+        return values
+
+    def array(self, name: str) -> NDArray[Any]:
+        """One of the flat arrays beside the rows.
+
+        Raises:
+            StoreError: if there is no such array.
+        """
+        if f"arrays/{name}" not in self._file:
+            raise StoreError(f"{self.path}: no array {name!r}")
+        values: NDArray[Any] = self._file[f"arrays/{name}"][:]
         return values
 
     def text(self, name: str) -> list[str]:

@@ -75,6 +75,7 @@ class StoreWriter:
         with_crystals: False for stores of plain rows (predictions, decisions, compositions).
         count_in: rows that came in (default: what leaves or fails, less ``count_made``, plus ``count_merged``).
         attributes: further root attributes, JSON-able.
+        arrays: flat arrays beside the rows, of any length, filled by ``append_arrays``.
 
     Raises:
         StoreError: on unknown schemas, columns that do not fit, sums that do not add up, and full disks.
@@ -93,12 +94,13 @@ class StoreWriter:
         revision: int = 1,
         with_crystals: bool = True,
         attributes: Mapping[str, Any] | None = None,
+        arrays: Mapping[str, Column] | None = None,
     ) -> None:
         if schema not in SCHEMAS:
             raise StoreError(f"{path}: unknown schema {schema!r}; known: {', '.join(SCHEMAS)}")
         version, required = SCHEMAS[schema]
         self.path, self.columns = Path(path), {**required, **(columns or {})}
-        self.with_crystals = with_crystals
+        self.with_crystals, self.arrays = with_crystals, dict(arrays or {})
         self.counts = dict.fromkeys(COUNTS, 0)
         self._count_in: int | None = None
         self._attributes: dict[str, Any] = {
@@ -144,6 +146,8 @@ class StoreWriter:
             self._grow("ids/structure_hash", "S16")
         for name, column in self.columns.items():
             self._grow(f"properties/{name}", column.dtype, (), column.unit, volatile=column.volatile)
+        for name, column in self.arrays.items():
+            self._grow(f"arrays/{name}", column.dtype, (), column.unit)
         self._grow("failures/candidate_id", ID_DTYPE)
         self._grow("failures/kind", "S8")
         for name in VOCABULARY:
@@ -199,6 +203,14 @@ class StoreWriter:
         except OSError as error:
             raise self._disk_error(error) from error
         self.counts["out"] += n
+
+    def append_arrays(self, arrays: Mapping[str, NDArray]) -> None:
+        """Append to the flat arrays, to as many of them as are given."""
+        try:
+            for name, values in arrays.items():
+                self._growing[f"arrays/{name}"].append(values)
+        except OSError as error:
+            raise self._disk_error(error) from error
 
     def append_chunk(self, chunk: Chunk, **new_columns: NDArray) -> None:
         """Append a chunk of another store with the columns it has, plus new ones."""

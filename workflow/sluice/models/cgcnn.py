@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from sluice.models.element_features import MAX_Z, N_FEATURES, feature_table
 from sluice.models.graphs import GraphBatch
-from sluice.models.layers import Dense, Norm, gated_sum
-
-Scale = Literal["given", "touching"]
+from sluice.models.layers import Dense, GraphNetwork, Norm, Scale, expand, gated_sum
 
 
 class Convolution(nn.Module):
@@ -47,7 +43,7 @@ class Convolution(nn.Module):
         return softplus(atoms + self.norm_atoms(messages, node_weights))  # ([A,] M, H)
 
 
-class CGCNN(nn.Module):
+class CGCNN(GraphNetwork):
     """Graph → one number a crystal: a logit or a regression value.
 
     Args:
@@ -55,9 +51,7 @@ class CGCNN(nn.Module):
         head_size: width of the layer after pooling.
         convolutions: number of convolutions.
         gaussians: G, number of Gaussians that a distance is expanded in, eq. (3) of the supplement.
-        neighbours: greatest number of neighbours in the graphs that it takes.
-        cutoff: radius of the neighbour search, Å.
-        scale: ``touching`` sees every crystal at the size where its closest atoms touch; see ``prepare_graphs``.
+        neighbours: see ``GraphNetwork``; so ``cutoff`` and ``scale``.
         dropout: share of the head's features that are dropped in training.
         shift: value of a zero output; ``spread`` of one unit. Mean and standard deviation of a regression's targets.
         bags: number A of networks side by side; see ``sluice.models.layers``.
@@ -81,8 +75,7 @@ class CGCNN(nn.Module):
         spread: float = 1.0,
         bags: int | None = None,
     ) -> None:
-        super().__init__()
-        self.neighbours, self.cutoff, self.scale = neighbours, cutoff, scale
+        super().__init__(neighbours=neighbours, cutoff=cutoff, scale=scale)
         self.shift, self.spread = shift, spread
         self.register_buffer("features", torch.from_numpy(feature_table()))  # (104, F)
         self.register_buffer("centres", torch.linspace(0.0, cutoff, gaussians))  # (G,)
@@ -109,9 +102,3 @@ class CGCNN(nn.Module):
         crystals = batch.mean_over_atoms(atoms)  # ([A,] B, H)
         crystals = self.dropout(softplus(self.pooled(softplus(crystals))))  # ([A,] B, head)
         return self.shift + self.spread * self.head(crystals).squeeze(-1)  # ([A,] B)
-
-
-def expand(distances: Tensor, centres: Tensor) -> Tensor:
-    """(E, G) Gaussians of the distances, as wide as their centres are apart."""
-    width = (centres[-1] - centres[0]) / max(1, len(centres) - 1)
-    return torch.exp(-(((distances[:, None] - centres) / width) ** 2))

@@ -1,9 +1,10 @@
-"""How CGCNN learns: weighted classes or values, the best validation epoch kept."""
+"""How CGCNN and GATGNN learn: weighted classes or values, the best validation epoch kept."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -11,10 +12,11 @@ import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
-from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
+from torch.nn.functional import binary_cross_entropy_with_logits, l1_loss, mse_loss
 
 from sluice.models.cgcnn import CGCNN
-from sluice.models.graphs import Graphs
+from sluice.models.graphs import GraphBatch, Graphs
+from sluice.models.layers import GraphNetwork
 
 WARM_UP = 0.1  # share of the steps in which the rate rises
 GRADIENT_NORM = 5.0
@@ -33,7 +35,7 @@ def one_cycle(progress: float) -> float:
 
 
 class GraphLearner:
-    """A CGCNN in training.
+    """A graph network in training.
 
     Args:
         graphs: of all rows, training and validation.
@@ -42,9 +44,12 @@ class GraphLearner:
         training: indices of the training rows; the loop's row i is ``training[i]``.
         validation: indices of the validation rows; without any, the last epoch is kept.
         task: what the output is.
-        hyperparameters: CGCNN's arguments.
+        hyperparameters: the network's arguments.
         learning_rate: peak step of AdamW; ``weight_decay`` its decay.
         batch_size: rows in a batch of evaluation.
+        network_type: the network's class.
+        strain: each crystal of a training batch is shrunk or blown up at random by up to this linear strain.
+        loss: of a regression: ``mse`` or ``mae``, in units of the network's ``spread``.
     """
 
     def __init__(
@@ -60,18 +65,22 @@ class GraphLearner:
         learning_rate: float,
         weight_decay: float,
         batch_size: int,
+        network_type: type[GraphNetwork] = CGCNN,
+        strain: float = 0.0,
+        loss: Literal["mse", "mae"] = "mse",
     ) -> None:
         self.graphs, self.target, self.weight = graphs, target.astype(np.float32), weight.astype(np.float32)
         self.training, self.validation = training, validation
         self.task, self.hyperparameters = task, dict(hyperparameters)
         self.learning_rate, self.weight_decay, self.batch_size = learning_rate, weight_decay, batch_size
+        self.network_type, self.strain, self.loss_name = network_type, strain, loss
         self.best_rank = [-math.inf, -math.inf]
         self.best: dict[str, torch.Tensor] = {}
 
     def set_up(self, fabric: Fabric) -> None:
         """Build the network and its optimizer."""
         self.fabric = fabric
-        self.network = CGCNN(**self.hyperparameters)
+        self.network = self.network_type(**self.hyperparameters)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay
         )
@@ -80,8 +89,18 @@ class GraphLearner:
     def _loss(self, output: torch.Tensor, rows: NDArray[np.int64]) -> torch.Tensor:
         target = torch.from_numpy(self.target[rows]).to(output.device)
         weight = torch.from_numpy(self.weight[rows]).to(output.device)
-        measure = binary_cross_entropy_with_logits if self.task == "classification" else mse_loss
-        return (weight * measure(output.float(), target, reduction="none")).sum() / weight.sum()
+        spread = float(self.hyperparameters.get("spread", 1.0))
+        if self.task == "classification":
+            losses = binary_cross_entropy_with_logits(output.float(), target, reduction="none")
+        else:
+            measure = mse_loss if self.loss_name == "mse" else l1_loss
+            losses = measure(output.float() / spread, target / spread, reduction="none")
+        return (weight * losses).sum() / weight.sum()
+
+    def _strained(self, batch: GraphBatch) -> GraphBatch:
+        """The batch with each crystal at another size."""
+        factors = torch.exp((2 * torch.rand(len(batch)) - 1) * self.strain).to(batch.distances.device)
+        return replace(batch, distances=batch.distances * factors[batch.crystals[batch.centres]])
 
     def step(self, index: NDArray[np.int64], progress: float) -> dict[str, torch.Tensor]:
         """One step of AdamW."""
@@ -89,7 +108,10 @@ class GraphLearner:
             group["lr"] = self.learning_rate * one_cycle(progress)
         rows = self.training[index]
         self._model.train()
-        loss = self._loss(self._model(self.graphs.batch(rows, self.fabric.device)), rows)
+        batch = self.graphs.batch(rows, self.fabric.device)
+        if self.strain > 0:
+            batch = self._strained(batch)
+        loss = self._loss(self._model(batch), rows)
         self._optimizer.zero_grad()
         self.fabric.backward(loss)
         self.fabric.clip_gradients(self._model, self._optimizer, max_norm=GRADIENT_NORM)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import torch
+from ase.data import covalent_radii
 from numpy.typing import NDArray
 from pymatgen.optimization.neighbors import find_points_in_spheres
 
@@ -22,9 +24,9 @@ ATOMS_PER_CHUNK = 20_000  # atoms whose pairs are held at a time
 SELF_TOLERANCE = 1e-8  # Å; nearer means the atom itself
 TIE = 1e-3  # Å; distances equal to so much count as one shell
 FIRST_GUESS = 2.5  # the search starts with a sphere that holds so many times the neighbours wanted
-# ASSUME: no crystal is denser than 1 Å³ an atom or thinner than 0.5 Å between faces; such cells come from broken input,
-# and their neighbour lists would not end.
-MIN_VOLUME_PER_ATOM = 1.0
+# ASSUME: no crystal is denser than 0.3 Å³ an atom or thinner than 0.5 Å between faces; such cells come from broken
+# input, and their neighbour lists would not end.
+MIN_VOLUME_PER_ATOM = 0.3
 MIN_HEIGHT = 0.5
 
 
@@ -57,6 +59,11 @@ class Graphs:
     def nbytes(self) -> int:
         """Memory of all arrays, bytes."""
         return sum(getattr(self, f.name).nbytes for f in fields(self))
+
+    @property
+    def crystal_of_node(self) -> NDArray[np.int64]:
+        """(m,) crystal that each node belongs to."""
+        return np.repeat(np.arange(len(self)), np.diff(self.node_offsets))
 
     @property
     def n_atoms(self) -> NDArray[np.int64]:
@@ -236,6 +243,31 @@ def build_graphs(crystals: Crystals, *, neighbours: int, cutoff: float, merge: b
         start = stop
         report_progress(stop, len(crystals), "crystals", "graphs")
     return Graphs.concatenate(parts) if parts else _build(crystals, neighbours, cutoff, merge)
+
+
+def prepare_graphs(
+    crystals: Crystals, *, neighbours: int, cutoff: float, scale: Literal["given", "touching"] = "given"
+) -> Graphs:
+    """The graphs that a network takes.
+
+    Args:
+        crystals: as of ``build_graphs``.
+        neighbours: as there.
+        cutoff: as there.
+        scale: ``given``: distances as they are; ``touching``: of the crystal shrunk or blown up until its closest atoms
+            touch (a distance is the sum of two covalent radii; Cordero et al., Dalton Trans. 2008, 2832), so that a
+            lattice constant that was only guessed does not count.
+    """
+    graphs = build_graphs(crystals, neighbours=neighbours, cutoff=cutoff)
+    if scale == "given":
+        return graphs
+    radii = covalent_radii[graphs.numbers]
+    start = np.repeat(graphs.node_offsets[:-1], np.diff(graphs.node_offsets))
+    degree = np.diff(graphs.edge_offsets)
+    sums = np.repeat(radii, degree) + radii[graphs.neighbours + np.repeat(start, degree)]
+    least = np.full(len(graphs), np.inf)
+    np.minimum.at(least, np.repeat(graphs.crystal_of_node, degree), graphs.distances / sums)
+    return graphs.scaled(np.where(np.isfinite(least), 1 / least, 1.0))
 
 
 def _build(crystals: Crystals, neighbours: int, cutoff: float, merge: bool) -> Graphs:

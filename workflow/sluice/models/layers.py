@@ -7,7 +7,7 @@ the same graphs (leading dimension ``A`` below, absent for one network).
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch.nn.functional import softplus
 
 from sluice.models.graphs import GraphBatch
 
+Scale = Literal["given", "touching"]
 EPS = 1e-5
 MOMENTUM = 0.1
 
@@ -22,6 +23,20 @@ MOMENTUM = 0.1
 def lead(bags: int | None) -> tuple[int, ...]:
     """Leading dimensions of the weights."""
     return () if bags is None else (bags,)
+
+
+class GraphNetwork(nn.Module):
+    """A network that turns graphs into one number a crystal.
+
+    Args:
+        neighbours: greatest number of neighbours in the graphs that it takes.
+        cutoff: radius of the neighbour search, Å.
+        scale: size at which it sees a crystal; see ``sluice.models.graphs.prepare_graphs``.
+    """
+
+    def __init__(self, *, neighbours: int, cutoff: float, scale: Scale = "given") -> None:
+        super().__init__()
+        self.neighbours, self.cutoff, self.scale = neighbours, cutoff, scale
 
 
 class Dense(nn.Module):
@@ -83,6 +98,12 @@ def shares(counts: Tensor) -> tuple[Tensor, Tensor]:
     """Weights ([A,] N) that sum to one, and the sum ([A]) before."""
     total = counts.sum(-1)
     return counts / total.clamp(min=1e-12).unsqueeze(-1), total
+
+
+def expand(distances: Tensor, centres: Tensor) -> Tensor:
+    """(E, G) Gaussians of the distances, as wide as their centres are apart."""
+    width = (centres[-1] - centres[0]) / max(1, len(centres) - 1)
+    return torch.exp(-(((distances[:, None] - centres) / width) ** 2))
 
 
 class _GatedSum(torch.autograd.Function):

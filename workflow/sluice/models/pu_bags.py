@@ -1,0 +1,72 @@
+"""Bagged learning from positive and unlabelled crystals: many CGCNN, each with its own draw of the unlabelled.
+
+Jang et al., J. Am. Chem. Soc. 142, 18836 (2020); Mordelet and Vert, Pattern Recognit. Lett. 37, 201 (2014).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sluice.models.cgcnn import CGCNN
+from sluice.models.graphs import GraphBatch
+from sluice.models.layers import GraphNetwork
+
+
+class BaggedCGCNN(GraphNetwork):
+    """Graph → logit of the mean probability over the bags.
+
+    Args:
+        bags: A, number of networks; they share graphs and differ in weights.
+        sizes: further arguments of ``CGCNN``.
+    """
+
+    def __init__(self, *, bags: int, **sizes: Any) -> None:
+        members = CGCNN(bags=bags, **sizes)
+        super().__init__(neighbours=members.neighbours, cutoff=members.cutoff, scale=members.scale)
+        self.bags, self.members = bags, members
+
+    def probabilities(self, batch: GraphBatch) -> Tensor:
+        """(A, B) probability of being positive by each member."""
+        return torch.sigmoid(self.members(batch))
+
+    def forward(self, batch: GraphBatch) -> Tensor:
+        """(B,) logits."""
+        return torch.logit(self.probabilities(batch).mean(0), eps=1e-7)
+
+
+def draw_bags(
+    positive: NDArray[np.int64], unlabelled: NDArray[np.int64], n_rows: int, bags: int, seed: int
+) -> NDArray[np.bool_]:
+    """(A, n) which rows each bag learns from: all positives and as many unlabelled ones, drawn without repeats.
+
+    Args:
+        positive: rows known to be positive.
+        unlabelled: rows that are taken for negatives where they are drawn.
+        n_rows: number n of rows in all.
+        bags: number A.
+        seed: of the draws; bag k is the same whatever the number of bags.
+    """
+    member = np.zeros((bags, n_rows), bool)
+    member[:, positive] = True
+    for k in range(bags):
+        count = min(len(positive), len(unlabelled))
+        member[k, np.random.default_rng([seed, k]).choice(unlabelled, count, replace=False)] = True
+    return member
+
+
+def out_of_bag(probabilities: NDArray[np.float64], member: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """(n,) mean probability over the bags that did not learn from the row; over all where every bag did.
+
+    Args:
+        probabilities: (A, n).
+        member: (A, n) as of ``draw_bags``.
+    """
+    outside = np.where(member, np.nan, probabilities)
+    everyone = member.all(axis=0)
+    outside[:, everyone] = probabilities[:, everyone]
+    return np.nanmean(outside, axis=0)

@@ -1,0 +1,96 @@
+"""How the bagged networks learn: all bags at once on the same graphs, each on its own rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from sluice.models.cgcnn_training import one_cycle
+from sluice.models.graphs import Graphs
+from sluice.models.pu_bags import BaggedCGCNN
+
+
+class BagLearner:
+    """Bagged CGCNN in training.
+
+    A step takes rows that at least one bag learns from; a row outside a bag counts neither in that bag's loss nor in
+    the statistics of its normalizations, so each bag learns what it would alone from its part of the batch.
+
+    Args:
+        graphs: of all rows.
+        target: (n,) 1 for known positives, 0 for unlabelled rows.
+        member: (A, n) which rows each bag learns from.
+        hyperparameters: arguments of ``BaggedCGCNN``.
+        learning_rate: Adam's peak step.
+        batch_size: rows in a batch of evaluation.
+    """
+
+    def __init__(
+        self,
+        graphs: Graphs,
+        target: NDArray,
+        member: NDArray[np.bool_],
+        *,
+        hyperparameters: Mapping[str, Any],
+        learning_rate: float,
+        batch_size: int,
+    ) -> None:
+        self.graphs, self.target, self.member = graphs, target.astype(np.float32), member
+        self.rows = np.flatnonzero(member.any(axis=0))  # the loop's row i is rows[i]
+        self.hyperparameters = dict(hyperparameters)
+        self.learning_rate, self.batch_size = learning_rate, batch_size
+
+    def set_up(self, fabric: Fabric) -> None:
+        """Build the networks and their optimizer."""
+        self.fabric = fabric
+        self.network = BaggedCGCNN(**self.hyperparameters)
+        self.optimizer = torch.optim.Adam(self.network.members.parameters(), lr=self.learning_rate)
+        self._members, self._optimizer = fabric.setup(self.network.members, self.optimizer)
+        self.network.to(fabric.device)
+
+    def step(self, index: NDArray[np.int64], progress: float) -> dict[str, Tensor]:
+        """One step of Adam for all bags."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate * one_cycle(progress)
+        rows = self.rows[index]
+        self._members.train()
+        weights = torch.from_numpy(self.member[:, rows]).float().to(self.fabric.device)  # (A, B)
+        target = torch.from_numpy(self.target[rows]).to(self.fabric.device).expand_as(weights)
+        logits = self._members(self.graphs.batch(rows, self.fabric.device), weights).float()  # (A, B)
+        losses = binary_cross_entropy_with_logits(logits, target, reduction="none")
+        # Summed over bags: the gradient of each is its own, whatever the number of bags.
+        loss = ((weights * losses).sum(1) / weights.sum(1).clamp(min=1)).sum()
+        self._optimizer.zero_grad()
+        self.fabric.backward(loss)
+        self._optimizer.step()
+        return {"train_loss": loss.detach() / len(weights)}
+
+    def predict(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(A, r) probabilities of the present weights."""
+        self.network.eval()
+        found = [np.zeros((len(self.member), 0))]
+        with torch.no_grad():
+            for start in range(0, len(rows), self.batch_size):
+                batch = self.graphs.batch(rows[start : start + self.batch_size], self.fabric.device)
+                found.append(self.network.probabilities(batch).double().cpu().numpy())
+        return np.concatenate(found, axis=1)
+
+    def end_epoch(self, epoch: int) -> dict[str, float]:
+        """The published recipe keeps the last epoch: nothing is measured on the way."""
+        return {"learning_rate": float(self.optimizer.param_groups[0]["lr"])}
+
+    def state(self) -> dict[str, Any]:
+        """Weights and optimizer."""
+        return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """The other way round."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])

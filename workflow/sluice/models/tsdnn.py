@@ -1,0 +1,37 @@
+"""Teacher–student dual network (Gleaves et al., Digital Discovery 2, 377, 2023): two CGCNN classifiers."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from sluice.models.cgcnn import CGCNN
+from sluice.models.graphs import GraphBatch
+from sluice.models.layers import GraphNetwork
+
+Answer = Literal["student", "teacher", "both"]
+
+
+class TSDNN(GraphNetwork):
+    """Graph → logit of the positive class.
+
+    Args:
+        answer: who answers; ``both``: the mean of both probabilities. The paper's is the student.
+        sizes: arguments of ``CGCNN``, the same for both.
+    """
+
+    def __init__(self, *, answer: Answer = "student", **sizes: Any) -> None:
+        student = CGCNN(**sizes)
+        super().__init__(neighbours=student.neighbours, cutoff=student.cutoff, scale=student.scale)
+        self.answer = answer
+        self.student = student
+        self.teacher = CGCNN(**sizes)
+
+    def forward(self, batch: GraphBatch) -> Tensor:
+        """(B,) logits."""
+        if self.answer == "both":
+            mean = (torch.sigmoid(self.student(batch)) + torch.sigmoid(self.teacher(batch))) / 2
+            return torch.logit(mean, eps=1e-7)
+        return self.student(batch) if self.answer == "student" else self.teacher(batch)

@@ -1,0 +1,198 @@
+"""How TSDNN learns: meta pseudo labels (Pham et al., CVPR 2021) as in Gleaves et al., Digital Discovery 2, 377, 2023.
+
+The teacher labels unlabelled crystals, the student takes a step on those labels alone, and the teacher is told whether
+that lowered the student's loss on labelled crystals.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from sluice.models.cgcnn_training import GRADIENT_NORM, one_cycle, roc_auc
+from sluice.models.graphs import GraphBatch, Graphs
+from sluice.models.tsdnn import TSDNN, Answer
+
+AVERAGE_DECAY = 0.99  # of the moving average that the student's gain is measured against
+
+
+class TsdnnLearner:
+    """A TSDNN in training.
+
+    Args:
+        graphs: of all rows.
+        target: (n,) class of each row, 0 or 1; of unlabelled rows never looked at.
+        labelled: rows with a class that may be learnt from; the loop's row i is ``labelled[i]``.
+        unlabelled: rows without.
+        validation: rows that choose the epoch.
+        hyperparameters: TSDNN's arguments.
+        optimizer: ``sgd`` with momentum 0.9 at a constant rate (the paper's) or ``adamw`` with a warm-up and a cosine.
+        learning_rate: of both networks.
+        weight_decay: of both networks.
+        batch_size: unlabelled rows in a step, and rows in a batch of evaluation.
+        gain: ``old_minus_new``: a teacher whose labels lowered the student's loss is confirmed. ``new_minus_old``:
+            the published code's sign.
+        moving_average: ``kept``: over the steps; ``redrawn``: as in the published code, a random number at each step.
+        student_labels: weight of the labelled crystals in the student's own loss; the paper's is 0.
+    """
+
+    def __init__(
+        self,
+        graphs: Graphs,
+        target: NDArray,
+        *,
+        labelled: NDArray[np.int64],
+        unlabelled: NDArray[np.int64],
+        validation: NDArray[np.int64],
+        hyperparameters: Mapping[str, Any],
+        optimizer: Literal["sgd", "adamw"],
+        learning_rate: float,
+        weight_decay: float,
+        batch_size: int,
+        gain: Literal["old_minus_new", "new_minus_old"] = "old_minus_new",
+        moving_average: Literal["kept", "redrawn"] = "kept",
+        student_labels: float = 0.0,
+    ) -> None:
+        self.graphs, self.target = graphs, target.astype(np.float32)
+        self.labelled, self.unlabelled, self.validation = labelled, unlabelled, validation
+        self.hyperparameters = dict(hyperparameters)
+        self.optimizer_name, self.learning_rate, self.weight_decay = optimizer, learning_rate, weight_decay
+        self.batch_size, self.student_labels = batch_size, student_labels
+        self.sign = 1.0 if gain == "old_minus_new" else -1.0
+        self.redrawn = moving_average == "redrawn"
+        self.average = 0.0
+        self.best_rank = [-math.inf, -math.inf]
+        self.best: dict[str, Tensor] = {}
+
+    def set_up(self, fabric: Fabric) -> None:
+        """Build both networks and their optimizers."""
+        self.fabric = fabric
+        self.network = TSDNN(**self.hyperparameters)
+        self._setups, self.optimizers = [], []
+        for network in (self.network.student, self.network.teacher):
+            optimizer: torch.optim.Optimizer
+            if self.optimizer_name == "sgd":
+                optimizer = torch.optim.SGD(
+                    network.parameters(), lr=self.learning_rate, momentum=0.9, weight_decay=self.weight_decay
+                )
+            else:
+                optimizer = torch.optim.AdamW(
+                    network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay
+                )
+            self.optimizers.append(optimizer)
+            self._setups.append(fabric.setup(network, optimizer))
+        self.network.to(fabric.device)
+
+    def _targets(self, rows: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(self.target[rows]).to(self.fabric.device)
+
+    def _draw(self) -> GraphBatch:
+        """Unlabelled crystals, drawn with torch's generator, whose state is in every checkpoint."""
+        chosen = torch.randint(len(self.unlabelled), (self.batch_size,)).numpy()
+        return self.graphs.batch(self.unlabelled[chosen], self.fabric.device)
+
+    def step(self, index: NDArray[np.int64], progress: float) -> dict[str, Tensor]:
+        """A step of the student, then one of the teacher."""
+        if self.optimizer_name == "adamw":
+            for optimizer in self.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = self.learning_rate * one_cycle(progress)
+        (student, student_optimizer), (teacher, teacher_optimizer) = self._setups
+        student.train()
+        teacher.train()
+        rows = self.labelled[index]
+        labelled, target = self.graphs.batch(rows, self.fabric.device), self._targets(rows)
+        unlabelled = self._draw()
+        teacher_on_unlabelled = teacher(unlabelled).float()
+        pseudo = (teacher_on_unlabelled.detach() > 0).float()
+
+        with torch.no_grad():
+            before = binary_cross_entropy_with_logits(student(labelled).float(), target)
+        student_loss = binary_cross_entropy_with_logits(student(unlabelled).float(), pseudo)
+        if self.student_labels > 0:
+            own = binary_cross_entropy_with_logits(student(labelled).float(), target)
+            student_loss = student_loss + self.student_labels * own
+        self._update(student, student_optimizer, student_loss)
+        with torch.no_grad():
+            after = binary_cross_entropy_with_logits(student(labelled).float(), target)
+
+        gain = self._gain(self.sign * (before - after).item())
+        teacher_loss = binary_cross_entropy_with_logits(teacher(labelled).float(), target)
+        meta = gain * binary_cross_entropy_with_logits(teacher_on_unlabelled, pseudo)
+        self._update(teacher, teacher_optimizer, teacher_loss + meta)
+        return {
+            "student_loss": student_loss.detach(),
+            "teacher_loss": teacher_loss.detach(),
+            "pseudo_positive": pseudo.mean(),
+        }
+
+    def _gain(self, change: float) -> float:
+        """The student's gain less its moving average."""
+        if self.redrawn:
+            self.average = float(torch.rand(()))
+        self.average = AVERAGE_DECAY * self.average + (1 - AVERAGE_DECAY) * change
+        return change - self.average
+
+    def _update(self, network: Any, optimizer: Any, loss: Tensor) -> None:
+        optimizer.zero_grad()
+        self.fabric.backward(loss)
+        self.fabric.clip_gradients(network, optimizer, max_norm=GRADIENT_NORM)
+        optimizer.step()
+
+    def predict(self, rows: NDArray[np.int64], answer: Answer | None = None) -> NDArray[np.float64]:
+        """(r,) logits of the present weights; ``answer`` other than the network's own on demand."""
+        network = self.network.eval()
+        own, found = network.answer, []
+        network.answer = answer or own
+        with torch.no_grad():
+            for start in range(0, len(rows), self.batch_size):
+                batch = self.graphs.batch(rows[start : start + self.batch_size], self.fabric.device)
+                found.append(network(batch).double().cpu().numpy())
+        network.answer = own
+        return np.concatenate(found) if found else np.zeros(0)
+
+    def end_epoch(self, epoch: int) -> dict[str, float]:
+        """Validation AUC of student and teacher; the epoch that is best by who answers is kept."""
+        row = {}
+        target = self.target[self.validation]
+        if len(self.validation):
+            row["val_roc_auc_student"] = roc_auc(target, self.predict(self.validation, "student"))
+            row["val_roc_auc_teacher"] = roc_auc(target, self.predict(self.validation, "teacher"))
+            own = self.predict(self.validation)
+            row["val_roc_auc"] = roc_auc(target, own)
+            row["val_accuracy"] = float(((own > 0) == (target > 0.5)).mean())
+        auc = row.get("val_roc_auc", math.nan)
+        rank = [0.0 if math.isnan(auc) else auc, row.get("val_accuracy", float(epoch))]
+        if rank > self.best_rank:
+            self.best_rank = rank
+            self.best = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
+        return row
+
+    def use_best(self) -> None:
+        """Go back to the best epoch's weights."""
+        self.network.load_state_dict(self.best)
+
+    def state(self) -> dict[str, Any]:
+        """Both networks and optimizers, the moving average, and the best epoch so far."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "average": self.average,
+            "best": self.best,
+            "best_rank": self.best_rank,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """The other way round."""
+        self.network.load_state_dict(state["network"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.average, self.best, self.best_rank = state["average"], state["best"], state["best_rank"]
