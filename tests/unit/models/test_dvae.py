@@ -42,7 +42,8 @@ def table(members=2):
 
 
 def learner(members=2, **settings):
-    values = {"learning_rate": 5e-3, "plateau_epochs": 50, "aux": 10.0, "init_std": None, "evaluate_every": 1} | settings
+    values = {"learning_rate": 5e-3, "plateau_epochs": 50, "aux": 10.0, "init_std": None, "evaluate_every": 1}
+    values |= settings
     made = {"elements": ELEMENTS, "features": FEATURES, "hidden": [8, 8]} | values.pop("network", {})
     return DvaeLearner(table(members), made, list(range(members)), **values)
 
@@ -161,7 +162,9 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("settings", [{}, {"schedule": "cosine", "keep": "last", "network": {"dropout": 0.3, "bins": 3}}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"schedule": "cosine", "keep": "last", "network": {"dropout": 0.3, "bins": 3}}]
+)
 def test_interrupted_and_resumed_is_uninterrupted(tmp_path, settings):
     whole = learner(**settings)
     rows = train(whole, plan(tmp_path / "whole"))

@@ -216,8 +216,8 @@ def _analysis(config: DvaeConfig, rows: Sequence[Row], importance: pd.DataFrame)
         f"Test accuracy rests on {n} alloys: its sampling error alone is ±{error:.3f} (binomial, one standard "
         f"deviation). The label head leans most on {top}.",
         "The paper's .877 belongs to the model its authors picked by test accuracy. Here no choice looks at the test "
-        "alloys: our recipe was chosen by cross-validation on the labelled alloys, and with the paper's every seed keeps "
-        "its best epoch on the 75 validation alloys.",
+        "alloys: our recipe was chosen by cross-validation on the labelled alloys, and with the paper's every seed "
+        "keeps its best epoch on the 75 validation alloys.",
     ]
     for goal in config.goals:
         row = by_name.get(goal.quantity)
