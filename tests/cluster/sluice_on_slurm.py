@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).parents[2]
 SMALL = {
     "campaign": "small",
     "chemistry": {"elements": ["Li", "Na", "Mg", "Ca", "F"], "space_groups": [225]},
-    "curate": {"build": {"max_crystals": 200}, "batches": 2},
+    "curate": {"build": {"max_crystals": 100}, "batches": 2},
     "train": {"device": "cpu"},
 }
 SMALL_JOBS = {"collect_crystals", "label_crystals/batch_0", "label_crystals/batch_1"}
@@ -99,7 +99,7 @@ class SluiceCampaign:
         wait_until(lambda: condition() or ended(), seconds, what)
         assert condition(), f"{what}: {self.text()[-3000:]}\n{self.snakemake_text()[-3000:]}"
 
-    def freeze(self, step: str, count: int, seconds: float = 300) -> list[psutil.Process]:
+    def freeze(self, step: str, count: int, seconds: float = 600) -> list[psutil.Process]:
         """Stop all running jobs of a step once there are that many, so that they last."""
         frozen: dict[int, psutil.Process] = {}
 

@@ -39,6 +39,7 @@ def test_polling_backs_off_no_further_than_its_cap(campaign):
     assert max(pauses) < 7, "but not beyond the cap"
 
 
+@pytest.mark.smoke
 def test_controller_killed_while_jobs_run(campaign, slurm):
     campaign.write(["a", "b"], "nap", "--seconds 5")
     driver = campaign.start()
@@ -107,6 +108,7 @@ def test_held_job_is_an_error_in_words(campaign):
     assert not campaign.starts()
 
 
+@pytest.mark.smoke
 def test_job_that_can_never_start_is_an_error_in_words(campaign, slurm):
     failed = slurm.run("sbatch", "--parsable", "--output=/dev/null", "--wrap", "false").stdout.strip()
     extra = f"--dependency=afterok:{failed}"
@@ -117,6 +119,7 @@ def test_job_that_can_never_start_is_an_error_in_words(campaign, slurm):
     assert not campaign.living()
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("resources", "words"),
     [
@@ -140,6 +143,7 @@ def test_job_on_a_gpu_node_sees_its_gpu(campaign):
     assert (campaign.root / "a.txt").read_text().split() == ["0", "0", "n1"]
 
 
+@pytest.mark.smoke
 def test_killed_driver_attaches_again(campaign):
     campaign.write(["a", "b"], "nap", "--seconds 12")
     driver = campaign.start()
@@ -188,6 +192,7 @@ def test_running_job_with_other_settings_is_replaced(campaign):
     assert len(campaign.starts()) == 2
 
 
+@pytest.mark.smoke
 def test_one_interrupt_cancels_promptly(campaign):
     campaign.write(["a", "b", "c"], "nap", "--seconds 120")
     driver = campaign.start("--sluice-poll-seconds", "30", "--sluice-max-poll-seconds", "30")
@@ -226,6 +231,7 @@ def test_interrupting_one_campaign_leaves_the_other(campaign, slurm, tmp_path):
     assert len(other.starts()) == 1
 
 
+@pytest.mark.smoke
 def test_warned_job_continues_without_a_failure(campaign, slurm):
     campaign.write(["a"], "count", "--steps 40 --seconds 0.25")
     driver = campaign.start()
@@ -252,6 +258,7 @@ def test_continuing_without_progress_is_an_error(campaign):
     assert len(campaign.starts()) == 2
 
 
+@pytest.mark.smoke
 def test_node_lost_in_the_middle(campaign, slurm):
     campaign.write(["a"], "nap", "--seconds 6")
     driver = campaign.start()
@@ -264,6 +271,7 @@ def test_node_lost_in_the_middle(campaign, slurm):
     assert len(campaign.starts()) == 2
 
 
+@pytest.mark.smoke
 def test_out_of_memory_is_retried_with_more(campaign):
     campaign.write(["a"], "eat", "--megabytes 450", "mem_mb=lambda w, attempt: 400 * 2 ** (attempt - 1), runtime=3")
     driver = campaign.start(retries=2)
@@ -272,6 +280,7 @@ def test_out_of_memory_is_retried_with_more(campaign):
     assert len(campaign.starts()) == 2
 
 
+@pytest.mark.smoke
 def test_cancelled_job_is_retried(campaign, slurm):
     campaign.write(["a"], "nap", "--seconds 5")
     driver = campaign.start(retries=1)
@@ -286,6 +295,7 @@ needs_pwx = pytest.mark.skipif(shutil.which("pw.x") is None, reason="apt-get ins
 needs_pmix = pytest.mark.skipif(not Path(PMIX).exists(), reason="srun --mpi=pmix needs libpmix-dev here")
 
 
+@pytest.mark.smoke
 @pytest.mark.dft
 @needs_pwx
 @pytest.mark.parametrize("launcher", ["mpirun -np 2", pytest.param("srun --mpi=pmix -n 2", marks=needs_pmix)])

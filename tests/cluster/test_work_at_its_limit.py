@@ -173,6 +173,7 @@ def test_training_longer_than_its_limit_goes_on(campaign):
         assert [int(row["epoch"]) for row in csv.DictReader(handle)] == list(range(1, 2001))
 
 
+@pytest.mark.smoke
 def test_gpu_step_on_a_node_without_gpu_says_so(campaign):
     write_training(campaign, epochs=2, device="cuda")
     driver = campaign.start()
