@@ -5,6 +5,8 @@ from pymatgen.core import Lattice, Structure
 
 from sluice.chemistry.symmetry import SpaceGroupFinder, space_group
 from sluice.crystals import Crystals
+from sluice.models.orbits import HALL_NUMBERS, build_crystals
+from sluice.models.orbits import space_group as grid_group
 
 SYMPREC = 0.1
 
@@ -58,3 +60,30 @@ def test_overlapping_atoms_have_no_space_group():
 
 def test_nothing_in_nothing_out():
     assert SpaceGroupFinder(SYMPREC)(Crystals.empty()).shape == (0,)
+
+
+def test_a_flat_cell_has_no_space_group():
+    flat = Crystals(np.zeros((1, 3, 3)), np.array([0, 2]), np.array([11, 17], np.uint8), np.array([[0.0] * 3, [0.5] * 3]))
+    assert SpaceGroupFinder(SYMPREC)(flat).tolist() == [0]
+
+
+def test_every_arrangement_on_the_grid_has_the_group_that_spglib_finds():
+    """What CubicGAN makes, at random: all three space groups, every orbit, elements and sizes mixed."""
+    rng = np.random.default_rng(5)
+    n = 120
+    numbers = rng.choice(list(HALL_NUMBERS), n)
+    orbits = [rng.choice(len(grid_group(number).representative), 3, replace=False) for number in numbers]
+    points = np.array([grid_group(number).representative[o] for number, o in zip(numbers, orbits, strict=True)])
+    elements = np.array([rng.choice(np.arange(1, 84), 3, replace=False) for _ in range(n)])
+    crystals = build_crystals(numbers, points, elements, rng.uniform(2.5, 12.0, n))
+    small = np.flatnonzero(crystals.n_atoms <= 14)
+    crystals, numbers = crystals[small], numbers[small]
+    finder = SpaceGroupFinder(SYMPREC)
+    found = np.concatenate([finder(crystals[start : start + 50]) for start in range(0, len(crystals), 50)])
+    direct = [
+        space_group(crystals.lattice[i], crystals.frac_coords[part], crystals.numbers[part], SYMPREC)
+        for i in range(len(crystals))
+        for part in [crystals.atoms_of(i)]
+    ]
+    assert found.tolist() == direct
+    assert (found != numbers).any()  # some have more symmetry than they were made with

@@ -1,0 +1,136 @@
+"""Stable, unique, novel: crystals relaxed with CHGNet, held against the Materials Project's hull and crystals."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pymatgen.core.structure_matcher import StructureMatcher
+
+from sluice.chemistry.hull import Hull, element_fractions
+from sluice.config import GeometrySettings
+from sluice.crystals import Crystals
+from sluice.experiments.cubicgan_data import KnownCrystals, plain_formula
+from sluice.experiments.cubicgan_funnel import Sites
+from sluice.models.orbits import build_crystals
+from sluice.models.potential import relax
+from sluice.report.distributions import cubic_lattice_constants
+from sluice.screen.check_geometry import examine
+from sluice.step import report_progress
+
+MAX_FORCE = 0.05  # eV/Å
+MAX_STEPS = 150
+MAX_VOLUME_CHANGE = 4.0
+
+
+@dataclass
+class Judged:
+    """One crystal: energies in eV/atom, lattice constants in Å; NaN where the relaxation failed."""
+
+    formula: str
+    energy: float
+    above_hull: float
+    made_length: float
+    relaxed_length: float
+    novel: bool
+    unique: bool
+    reason: str
+
+
+def judge(
+    sites: Sites, possible: NDArray[np.bool_], hull: Hull, known: KnownCrystals, checkpoints: Path
+) -> list[Judged]:
+    """Relax each crystal and compare; killed, the same call goes on behind the last crystal written down.
+
+    Args:
+        sites: crystals as drawn.
+        possible: (n,) which are crystals at all; the others are judged without relaxation.
+        hull: known compounds.
+        known: known crystals.
+        checkpoints: folder that outlives an interruption.
+    """
+    path = checkpoints / "judged.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done: list[Judged] = []
+    if path.exists():
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # what follows the last newline was cut off
+        done = [Judged(**json.loads(line)) for line in lines]
+        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    crystals = build_crystals(
+        sites.space_groups, np.where(possible[:, None], sites.points, 0), sites.elements, sites.lengths
+    )
+    keys = sites.keys()
+    first = np.zeros(len(sites), bool)
+    first[np.unique(keys, return_index=True)[1]] = True
+    reasons = examine(crystals, GeometrySettings())[0]
+    compare = _Comparison(hull, known)
+    with path.open("a", encoding="utf-8") as handle:
+        for i in range(len(done), len(sites)):
+            reason = "" if possible[i] else "sites coincide"
+            found = compare(crystals[i : i + 1], float(sites.lengths[i]), reason or str(reasons[i]))
+            found.unique = bool(first[i])
+            handle.write(json.dumps(asdict(found)) + "\n")
+            handle.flush()
+            done.append(found)
+            report_progress(len(done), len(sites), "crystals", "relax and judge")
+    return done
+
+
+class _Comparison:
+    """Relaxes a crystal and holds it against the hull and the known crystals."""
+
+    def __init__(self, hull: Hull, known: KnownCrystals) -> None:
+        self.hull, self.known, self.matcher = hull, known, StructureMatcher()
+
+    def __call__(self, crystal: Crystals, length: float, reason: str) -> Judged:
+        nan = float("nan")
+        formula = plain_formula(crystal.structure(0))
+        missing = Judged(formula, nan, nan, length, nan, novel=False, unique=False, reason=reason)
+        if reason:
+            return missing
+        relaxed = next(iter(relax(crystal, max_force=MAX_FORCE, max_steps=MAX_STEPS)))
+        ratio = float(relaxed.crystal.volumes[0] / crystal.volumes[0])
+        if relaxed.reason or not 1 / MAX_VOLUME_CHANGE < ratio < MAX_VOLUME_CHANGE:
+            return replace(missing, reason=relaxed.reason or "volume changed too much")
+        above = self.hull.distances(element_fractions(relaxed.crystal), np.array([relaxed.energy]))[0]
+        structure = relaxed.crystal.structure(0)
+        return Judged(
+            formula,
+            energy=relaxed.energy,
+            above_hull=float(above),
+            made_length=length,
+            relaxed_length=float(cubic_lattice_constants(relaxed.crystal)[0]),
+            novel=not any(self.matcher.fit(structure, other) for other in self.known.structures(formula)),
+            unique=False,
+            reason="",
+        )
+
+
+def shares(judged: list[Judged], threshold: float) -> dict[str, float]:
+    """Shares of all crystals, and the error of lattice constants over those relaxed.
+
+    Args:
+        judged: the crystals.
+        threshold: energy above the hull up to which a crystal counts as stable, eV/atom.
+    """
+    above = np.array([j.above_hull for j in judged])
+    stable = above <= threshold  # NaN never is
+    unique, novel = (np.array([getattr(j, name) for j in judged]) for name in ("unique", "novel"))
+    made, relaxed = (np.array([getattr(j, name) for j in judged]) for name in ("made_length", "relaxed_length"))
+    good = np.isfinite(relaxed)
+    error = np.abs(made[good] - relaxed[good])
+    return {
+        "n": len(judged),
+        "relaxed": float(good.mean()),
+        "stable": float(stable.mean()),
+        "unique": float(unique.mean()),
+        "novel": float(novel.mean()),
+        "sun": float((stable & unique & novel).mean()),
+        "sun_on_hull": float(((above <= 0) & unique & novel).mean()),
+        "length_mae_angstrom": float(error.mean()) if good.any() else float("nan"),
+        "length_error_percent": float(100 * (error / relaxed[good]).mean()) if good.any() else float("nan"),
+        "above_hull_median_ev_per_atom": float(np.nanmedian(above)) if np.isfinite(above).any() else float("nan"),
+    }
