@@ -28,6 +28,11 @@ def copy(sources: list[Path], target: Path) -> None:
         shutil.copyfileobj(source, packed)
 
 
+def as_it_is(sources: list[Path], target: Path) -> None:
+    """The file itself, byte by byte: it is compressed already."""
+    shutil.copyfile(sources[0], target)
+
+
 def plain_pickle_to_json(sources: list[Path], target: Path) -> None:
     """A pickle of plain values as JSON; read without executing anything."""
     values = read_plain_pickle(sources[0])
@@ -59,6 +64,7 @@ def hea_splits(sources: list[Path], target: Path) -> None:
 
 CONVERTERS: dict[str, Converter] = {
     "copy": copy,
+    "as_it_is": as_it_is,
     "plain_pickle_to_json": plain_pickle_to_json,
     "hea_splits": hea_splits,
 }
