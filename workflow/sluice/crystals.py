@@ -157,13 +157,14 @@ class Crystals:
         hashes = np.zeros(len(self), dtype="S16")
         lattice = np.round(self.lattice, HASH_DECIMALS) + 0.0
         frac = np.round(np.mod(self.frac_coords, 1.0), HASH_DECIMALS) % 1.0 + 0.0
-        for i in range(len(self)):
-            part = self.atoms_of(i)
-            digest = hashlib.blake2b(digest_size=8)
-            digest.update(lattice[i].tobytes())
-            digest.update(self.numbers[part].tobytes())
-            digest.update(frac[part].tobytes())
-            hashes[i] = digest.hexdigest().encode()
+        counts = self.n_atoms
+        for k in np.unique(counts):
+            rows = np.flatnonzero(counts == k)
+            atoms = self.atom_offsets[rows][:, None] + np.arange(k)
+            parts = (lattice[rows].reshape(len(rows), 9), self.numbers[atoms], frac[atoms].reshape(len(rows), 3 * k))
+            # The bytes of one crystal in a row: lattice, numbers, coordinates.
+            table = np.concatenate([np.ascontiguousarray(part).view(np.uint8) for part in parts], axis=1)
+            hashes[rows] = [hashlib.blake2b(row, digest_size=8).hexdigest().encode() for row in table]
         return hashes
 
 

@@ -65,6 +65,8 @@ def as_bytes(values: Sequence[str] | NDArray, dtype: str = ID_DTYPE) -> NDArray[
     Raises:
         StoreError: if a value does not fit, rather than cutting it.
     """
+    if isinstance(values, np.ndarray) and values.dtype.kind == "S" and values.itemsize <= np.dtype(dtype).itemsize:
+        return values.astype(dtype)
     array = np.asarray([v if isinstance(v, bytes) else str(v).encode() for v in values], dtype=bytes)
     if array.size and array.dtype.itemsize > np.dtype(dtype).itemsize:
         longest = max(array.tolist(), key=len).decode()

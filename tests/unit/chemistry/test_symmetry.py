@@ -63,7 +63,9 @@ def test_nothing_in_nothing_out():
 
 
 def test_a_flat_cell_has_no_space_group():
-    flat = Crystals(np.zeros((1, 3, 3)), np.array([0, 2]), np.array([11, 17], np.uint8), np.array([[0.0] * 3, [0.5] * 3]))
+    flat = Crystals(
+        np.zeros((1, 3, 3)), np.array([0, 2]), np.array([11, 17], np.uint8), np.array([[0.0] * 3, [0.5] * 3])
+    )
     assert SpaceGroupFinder(SYMPREC)(flat).tolist() == [0]
 
 

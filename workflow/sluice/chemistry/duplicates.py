@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core import Structure
 
-from sluice.chemistry.matching import CrystalMatcher, fingerprints, formula_keys
+from sluice.chemistry.matching import CrystalMatcher, fingerprints, formula_keys, patterns
 from sluice.config import DuplicateSettings
 from sluice.crystals import Crystals
 from sluice.step import report_progress
@@ -26,6 +27,8 @@ from sluice.store import CHUNK, Chunk, Store
 ROWS_PER_BUCKET = 100_000
 RECORD = np.dtype([("formula", "u8"), ("group", "i2"), ("print", "u8", (2,)), ("id", "S64"), ("row", "i8")])
 UNIQUE = -1
+OFF_GRID = (0, 0)
+MAX_ANSWERS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class DuplicateFinder:
     ) -> None:
         self.sources = [*others, *candidates]
         self.matcher = CrystalMatcher(settings)
+        self._answers: dict[tuple[int, ...], bool] = {}
         self.scratch = scratch
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
@@ -169,17 +173,15 @@ class DuplicateFinder:
 
     def _settle_prints(self, bucket: int, needed: NDArray[np.int32]) -> None:
         """Settle equal fingerprints across chunks and mark the rows that StructureMatcher has to see."""
-        records = self._collapse(self._records(bucket))
-        kept = []
-        for family in _families(records):
-            open_question = (family["row"] >= self.first_candidate).any() and len(family) > 1
-            if open_question:
-                kept.append(family)
-                needed[family["row"]] = bucket + 1
+        records, family = _in_families(self._collapse(self._records(bucket)))
+        sizes = np.bincount(family)
+        candidates = np.bincount(family, records["row"] >= self.first_candidate)
+        kept = records[((sizes > 1) & (candidates > 0))[family]] if len(records) else records
+        needed[kept["row"]] = bucket + 1
         path = self.scratch / f"records_{bucket}"
         path.unlink(missing_ok=True)
-        if kept:
-            path.write_bytes(np.concatenate(kept).tobytes())
+        if len(kept):
+            path.write_bytes(kept.tobytes())
 
     def _spool_crystals(self, needed: NDArray[np.int32]) -> None:
         for start, _, chunk in self._chunks():
@@ -197,33 +199,72 @@ class DuplicateFinder:
         if len(records) == 0:
             return
         rows, crystals = _load_crystals(self.scratch / f"crystals_{bucket}")
-        where = {row: i for i, row in enumerate(rows.tolist())}
-        for family in _families(records):
-            self._match_family(family, {row: crystals.structure(where[row]) for row in family["row"].tolist()})
+        order = np.argsort(rows)
+        records, family = _in_families(records)
+        places = order[np.searchsorted(rows[order], records["row"])]
+        seen = [
+            _Seen(crystals, place, tuple(p))
+            for place, p in zip(places, patterns(crystals)[places].tolist(), strict=True)
+        ]
+        starts = np.flatnonzero(np.diff(family, prepend=-1))
+        for start, stop in pairwise([*starts.tolist(), len(records)]):
+            self._match_family(records[start:stop], seen[start:stop])
 
-    def _match_family(self, family: NDArray[Any], structures: dict[int, Structure]) -> None:
+    def _match_family(self, family: NDArray[Any], seen: list[_Seen]) -> None:
         """Compare every candidate of a family with all that win over it, lowest id first."""
         rows, names, groups = family["row"].tolist(), family["id"].tolist(), family["group"].tolist()
-        kept: list[tuple[int, int, Structure]] = []
-        for row, _, group in sorted(zip(rows, names, groups, strict=True), key=lambda e: self._rank(e[0], e[1])):
-            structure = self.matcher.reduce(structures[row])
+        kept: list[tuple[int, int, _Seen]] = []
+        for row, _, group, crystal in sorted(
+            zip(rows, names, groups, seen, strict=True), key=lambda e: self._rank(e[0], e[1])
+        ):
             if row >= self.first_candidate:
                 for other, its_group, winner in kept:
-                    if (group == its_group or 0 in (group, its_group)) and self.matcher.same(winner, structure):
+                    if (group == its_group or 0 in (group, its_group)) and self._same(winner, crystal):
                         self._same_as[row] = other
                         break
             if self._same_as[row] == UNIQUE:
-                kept.append((row, group, structure))
+                kept.append((row, group, crystal))
+
+    def _same(self, first: _Seen, second: _Seen) -> bool:
+        """Whether two crystals of one composition are the same; remembered by their patterns."""
+        key = (*first.pattern, *second.pattern)
+        by_pattern = OFF_GRID not in (first.pattern, second.pattern)
+        if by_pattern and key in self._answers:
+            return self._answers[key]
+        answer = self.matcher.same(first.reduced(self.matcher), second.reduced(self.matcher))
+        if by_pattern and len(self._answers) < MAX_ANSWERS:
+            self._answers[key] = answer
+        return answer
 
 
-def _families(records: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """Records of one formula and one space group; of one formula if the space group of one of them is not known."""
+@dataclass
+class _Seen:
+    """A crystal that may have to be compared, reduced when that happens."""
+
+    crystals: Crystals
+    place: int
+    pattern: tuple[int, ...]
+    _reduced: Structure | None = None
+
+    def reduced(self, matcher: CrystalMatcher) -> Structure:
+        if self._reduced is None:
+            self._reduced = matcher.reduce(self.crystals.structure(self.place))
+        return self._reduced
+
+
+def _in_families(records: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Records in order, and (n,) the number of each one's family.
+
+    A family has one formula and one space group; one formula if the space group of one of its crystals is not known.
+    """
     records = records[np.lexsort((records["row"], records["group"], records["formula"]))]
-    for same in np.split(records, np.flatnonzero(np.diff(records["formula"])) + 1):
-        if len(same) == 0 or (same["group"] == 0).any():
-            yield same
-        else:
-            yield from np.split(same, np.flatnonzero(np.diff(same["group"])) + 1)
+    if len(records) == 0:
+        return records, np.zeros(0, np.int64)
+    new_formula = np.append(True, records["formula"][1:] != records["formula"][:-1])
+    formula = np.cumsum(new_formula) - 1
+    vague = np.bincount(formula, records["group"] == 0) > 0
+    new_group = np.append(True, records["group"][1:] != records["group"][:-1])
+    return records, np.cumsum(new_formula | (new_group & ~vague[formula])) - 1
 
 
 def _load_crystals(path: Path) -> tuple[NDArray[np.int64], Crystals]:
