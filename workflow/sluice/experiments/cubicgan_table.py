@@ -29,6 +29,11 @@ TITLES = {
 }
 
 
+def numbers_of(run: Path) -> dict[str, float]:
+    """The numbers of a run; each job has one seed."""
+    return {name: values[0] for name, values in read_metrics(run).items()}
+
+
 def load_crystals(prepared: Path) -> tuple[Decomposition, NDArray[np.str_], NDArray[np.float64]]:
     """Crystals, their split, and their energies (eV/atom) where they lie on MP's hull."""
     with np.load(prepared / "crystals.npz") as arrays:
@@ -64,7 +69,7 @@ def training_rows(runs: Sequence[Path], n_train: int, n_val: int) -> list[Row]:
 
 def funnel_rows(runs: Sequence[Path], critic_share: float, n_train: int) -> list[Row]:
     """Shares that pass each check, and distances from the training crystals."""
-    found = read_metrics(runs[0])
+    found = numbers_of(runs[0])
     rows = []
     for name, title in (("random", "elements at random"), ("critic", "critic's favourites")):
         n = int(found[f"{name}_drawn"])
@@ -107,7 +112,7 @@ def stability_rows(runs: Mapping[str, Sequence[Path]], n_train: int) -> list[Row
     rows = []
     for name in SETS:
         folders = runs[f"stability_{name}"]
-        found = read_metrics(folders[0])
+        found = numbers_of(folders[0])
         sizes: dict[str, Any] = {"n_train": n_train, "n_test": int(found["n"])}
         note = f"E ≤ {STABLE:g} eV/atom above MP's hull, CHGNet energies; MatterGen-MP20 by DFT: {MATTERGEN:g} %"
         for key, what in (("relaxed", "relaxed"), ("stable", "stable"), ("unique", "unique"), ("novel", "novel")):
@@ -126,7 +131,7 @@ def stability_rows(runs: Mapping[str, Sequence[Path]], n_train: int) -> list[Row
                 **sizes,
             )
         )
-    found = read_metrics(runs["stability_test"][0])
+    found = numbers_of(runs["stability_test"][0])
     for key, what in (("mae", "MAE"), ("bias", "mean error")):
         value = found[f"chgnet_{key}_ev_per_atom"]
         rows.append(
@@ -173,8 +178,8 @@ def hull_figure(runs: Mapping[str, Sequence[Path]]) -> go.Figure:
 
 def analyse(runs: Mapping[str, Sequence[Path]], critic_share: float) -> list[str]:
     """What a reader must know."""
-    sun = {name: 100 * read_metrics(runs[f"stability_{name}"][0])["sun"] for name in SETS}
-    bias = read_metrics(runs["stability_test"][0])["chgnet_bias_ev_per_atom"]
+    sun = {name: 100 * numbers_of(runs[f"stability_{name}"][0])["sun"] for name in SETS}
+    bias = numbers_of(runs["stability_test"][0])["chgnet_bias_ev_per_atom"]
     return [
         "S.U.N. is counted over all crystals of a set, those that are no crystals or do not relax included. Stable: at"
         f" most {STABLE:g} eV/atom above the hull of the Materials Project (snapshot of early 2023) by CHGNet's energy"
