@@ -1,0 +1,150 @@
+"""Rows, notes, folders and pages of experiments."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import plotly.graph_objects as go
+import pytest
+
+from sluice.errors import SluiceError
+from sluice.experiments.experiment import COLUMNS, AppliedCut, Comparison, ExperimentConfig, Goal, Row
+from sluice.experiments.folders import (
+    read_metrics,
+    replace_folder,
+    temporary_folder,
+    write_history,
+    write_metrics,
+)
+from sluice.experiments.publish import write_tables
+from sluice.experiments.results import (
+    add_note,
+    comparison_csv,
+    describe_run,
+    learning_curve,
+    row_of,
+    summarize,
+    write_figures,
+    write_json,
+)
+from sluice.experiments.show import make_page
+
+
+def runs(folder, values):
+    made = []
+    for k, value in enumerate(values):
+        run = folder / "runs" / "a" / f"repeat_{k}"
+        run.mkdir(parents=True)
+        write_metrics(run, {"accuracy": value, "name": "text"})
+        write_history(run, [{"epoch": 1, "loss": 2.0 + k}, {"epoch": 2, "loss": 1.0 + k}])
+        made.append(run)
+    return made
+
+
+def config(**values):
+    base = {"experiment": "demo", "title": "A <b>title</b>", "paper": "Someone 2020", "cpu_hours": 2.0}
+    return ExperimentConfig(**(base | values))
+
+
+def test_mean_and_standard_deviation_are_over_repeats_and_seeds(tmp_path):
+    row = summarize("accuracy", runs(tmp_path, [[0.8, 0.9], 1.0]), "accuracy", paper=0.7, n_test=5, unit="share")
+    assert row.repeats == 3 and row.sluice_mean == pytest.approx(0.9) and row.sluice_std == pytest.approx(0.1)
+    assert row_of("x", [1.0]).sluice_std is None
+    assert math.isnan(row_of("x", [1.0, math.nan]).sluice_mean)
+
+
+def test_a_missing_metric_names_those_there_are(tmp_path):
+    with pytest.raises(SluiceError, match="no metric 'recall'; there are accuracy"):
+        summarize("recall", runs(tmp_path, [1.0]), "recall")
+    with pytest.raises(SluiceError, match=r"metrics\.json: cannot be read"):
+        read_metrics(tmp_path)
+
+
+def test_nan_survives_as_null(tmp_path):
+    write_metrics(tmp_path, {"a": math.nan, "b": [1.0, math.inf]})
+    assert json.loads((tmp_path / "metrics.json").read_text()) == {"a": None, "b": [1.0, None]}
+    assert math.isnan(read_metrics(tmp_path)["a"][0])
+
+
+def test_table_has_the_agreed_columns_and_the_cuts_in_its_notes():
+    applied = (AppliedCut(setting="settings.epochs", asked=100, used=10),)
+    row = add_note(Row("accuracy", None, math.nan, note="by hand"), config(applied=applied))
+    lines = list(csv.reader(comparison_csv([row], COLUMNS).splitlines()))
+    assert lines[0] == [
+        "quantity",
+        "paper",
+        "sluice_mean",
+        "sluice_std",
+        "repeats",
+        "n_train",
+        "n_test",
+        "unit",
+        "note",
+    ]
+    assert lines[1] == ["accuracy", "", "", "", "1", "", "", "", "by hand; cut: epochs 100 → 10"]
+    assert "quick: epochs" in add_note(row, config(applied=applied, mode="quick")).note
+
+
+def test_learning_curve_is_the_mean_over_repeats(tmp_path):
+    figure = learning_curve({"a": runs(tmp_path, [1.0, 1.0])}, ["loss"], y_title="loss")
+    assert list(figure.data[0].y) == [2.5, 1.5] and list(figure.data[0].x) == [1, 2]
+    assert learning_curve({"a": []}, ["loss"], y_title="loss") is None
+
+
+@pytest.mark.parametrize(("goal", "value", "met"), [({"at_least": 0.9}, 0.9, True), ({"at_most": 0.04}, 0.05, False)])
+def test_goals_are_met_or_missed(goal, value, met):
+    assert Goal(quantity="x", **goal).is_met(value) is met
+    assert Goal(quantity="x", **goal).is_met(math.nan) is False
+
+
+def finished(folder, monkeypatch, **values):
+    """A folder of results as the last step writes it."""
+    monkeypatch.chdir(folder)
+    checked = config(goals=({"quantity": "accuracy", "at_least": 0.95},), **values)
+    found = Comparison([Row("accuracy", 0.9, 0.93, 0.01, 3, note="a | b")], {"A curve": go.Figure()})
+    found.analysis = ["It <i>fell</i> short."]
+    results = folder / "results"
+    results.mkdir()
+    facts = describe_run(checked, found)
+    write_json(results / "run.json", facts)
+    (results / "comparison.csv").write_text(comparison_csv(found.rows, COLUMNS))
+    return checked, found, facts, results
+
+
+def test_page_says_what_was_found_and_needs_no_network(tmp_path, monkeypatch):
+    checked, found, facts, _ = finished(tmp_path, monkeypatch, mode="quick")
+    page = make_page(checked, found, facts)
+    assert "goal ≥ 0.95, missed" in page and "A quick run" in page and "&lt;i&gt;fell&lt;/i&gt;" in page
+    assert "<b>title</b>" not in page
+    assert '<script src="' not in page and "<link" not in page
+
+
+def test_published_table_is_generated_from_the_run(tmp_path, monkeypatch):
+    _, _, facts, results = finished(tmp_path, monkeypatch)
+    page, table = write_tables(results, tmp_path / "docs", "demo")
+    text = page.read_text()
+    assert "found 0.93: **missed**" in text and facts["versions"]["commit"] in text and r"a \| b" in text
+    assert facts["machine"]["processor"] in text and "0 CPU-hours (cap 2)" in text
+    assert table.read_text() == (results / "comparison.csv").read_text()
+
+
+def test_figures_are_pages_that_share_plotly(tmp_path):
+    write_figures(tmp_path / "figures", {"Learning curve: loss": go.Figure()})
+    names = {p.name for p in (tmp_path / "figures").iterdir()}
+    assert names == {"learning_curve__loss.html", "plotly.min.js"}
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "runs" / "repeat_0"
+    with pytest.raises(RuntimeError), temporary_folder(target) as folder:
+        (folder / "half").write_text("1")
+        raise RuntimeError
+    assert not target.exists() and list((tmp_path / "runs").iterdir()) == []
+    for content in ("1", "2"):
+        with temporary_folder(target) as folder:
+            (folder / "whole").write_text(content)
+            replace_folder(folder, target)
+    assert (target / "whole").read_text() == "2" and [p.name for p in Path(tmp_path / "runs").iterdir()] == ["repeat_0"]
