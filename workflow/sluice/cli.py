@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from sluice.cli_experiments import data_app, experiment
+from sluice.cli_score import score
 from sluice.cli_submit import submit
 from sluice.errors import SluiceError
 
@@ -54,6 +55,7 @@ config_app = typer.Typer(help="The configuration: defaults, documentation, check
 app.add_typer(config_app, name="config")
 app.add_typer(data_app, name="data")
 app.command()(experiment)
+app.command()(score)
 app.command()(submit)
 
 ConfigArgument = Annotated[Path, typer.Argument(help="Configuration file of the campaign.")]
@@ -211,22 +213,6 @@ def doctor(config: ConfigArgument = DEFAULT_CONFIG) -> None:
         console.print("[bold red]A campaign cannot run here yet.[/]")
         raise typer.Exit(1)
     console.print("[green]A campaign can run here.[/]")
-
-
-@app.command()
-def score(
-    model: Annotated[Path, typer.Argument(help="Trained screener, e.g. results/halides/round_1/train/screener.ckpt.")],
-    crystals: Annotated[
-        Path, typer.Argument(metavar="INPUT", help="Folder of CIFs, an extxyz, a store, or a CSV of formulas.")
-    ],
-    output: Annotated[Path, typer.Argument(help="CSV to write.")],
-) -> None:
-    """Apply a trained screener to crystals of your own."""
-    from sluice.models.scoring import score_input
-
-    _require_files(model, crystals)
-    score_input(model, crystals, output)
-    typer.echo(f"{output} written")
 
 
 @app.command()

@@ -137,15 +137,20 @@ class CurateSettings(Section):
 
 
 class ScreenerSettings(Section):
-    """CGCNN classifier (Xie and Grossman, PRL 2018) of stable-looking crystals."""
+    """Classifier of stable-looking crystals: CGCNN (Xie and Grossman, PRL 2018) or GATGNN (Louis et al., PCCP 2020)."""
 
+    model: Literal["cgcnn", "gatgnn"] = Field("cgcnn", description="The network.")
+    scale: Literal["given", "touching"] = Field(
+        "given", description="Size at which it sees crystals; touching: where the closest atoms touch."
+    )
     epochs: Count = Field(25, description="Passes over the training crystals.")
     batch_size: Count = Field(128, description="Crystals in a training batch.")
     learning_rate: Positive = Field(2e-3, description="Adam's peak step.")
     weight_decay: float = Field(1e-5, ge=0.0, description="Weight decay.")
     hidden_size: Count = Field(48, description="Length of an atom's feature vector.")
     head_size: Count = Field(64, description="Width of the layer after pooling.")
-    convolutions: Count = Field(3, description="Number of graph convolutions.")
+    convolutions: Count = Field(3, description="Number of graph convolutions or attention layers.")
+    heads: Count = Field(4, description="Heads of attention of gatgnn.")
     neighbours: Count = Field(12, description="Nearest neighbours in the graph.")
     cutoff: Positive = Field(8.0, description="Radius of the neighbour search, Å.")
     gaussians: Count = Field(41, description="Gaussians that a distance is expanded in.")

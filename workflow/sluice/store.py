@@ -123,11 +123,16 @@ class Store:
         return {name: int(self._file.attrs[f"count_{name}"]) for name in COUNTS}
 
     @property
+    def _properties(self) -> Any:
+        """The columns' datasets by name; there may be none."""
+        return self._file.get("properties", {})
+
+    @property
     def columns(self) -> dict[str, Column]:
         """The columns with dtype and unit."""
         return {
             name: Column(d.dtype.str.lstrip("<|=>"), str(d.attrs["units"]), bool(d.attrs.get("volatile", False)))
-            for name, d in self._file["properties"].items()
+            for name, d in self._properties.items()
         }
 
     @property
@@ -141,8 +146,8 @@ class Store:
         Raises:
             StoreError: if there is no such column.
         """
-        if name not in self._file["properties"]:
-            raise StoreError(f"{self.path}: no column {name!r}; it has {', '.join(self._file['properties'])}")
+        if name not in self._properties:
+            raise StoreError(f"{self.path}: no column {name!r}; it has {', '.join(self._properties)}")
         values: NDArray[Any] = self._file[f"properties/{name}"][start:stop]
         return values
 
@@ -192,7 +197,7 @@ class Store:
             self.crystals(start, stop) if self.has_crystals else None,
             self._file["ids/candidate_id"][start:stop],
             self._file["ids/parent_id"][start:stop],
-            {name: d[start:stop] for name, d in self._file["properties"].items()},
+            {name: d[start:stop] for name, d in self._properties.items()},
         )
 
     def chunks(self, size: int = CHUNK) -> Iterator[Chunk]:

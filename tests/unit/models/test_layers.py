@@ -43,7 +43,16 @@ def test_gated_sum_is_the_published_formula():
     )
     norm, theirs = Norm(8), torch.nn.BatchNorm1d(8)
     ones = torch.ones(4)
-    batch = GraphBatch(ones.long(), ones, ones.long(), centres, centres, counts, counts, ones)
+    batch = GraphBatch(
+        numbers=ones.long(),
+        node_counts=ones,
+        crystals=ones.long(),
+        centres=centres,
+        neighbours=centres,
+        distances=counts,
+        edge_counts=counts,
+        n_atoms=ones,
+    )
     found = gated_sum(z, norm, counts, batch)
     repeat = counts.long()
     gate, core = theirs(z.repeat_interleave(repeat, 0)).chunk(2, dim=1)

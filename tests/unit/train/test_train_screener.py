@@ -10,6 +10,7 @@ import pytest
 from crystals_for_models import decorated, shortlist_of, write_dataset, write_decision, write_validated
 
 from sluice.config import ScreenerSettings
+from sluice.crystals import Crystals
 from sluice.errors import SluiceError
 from sluice.models.scoring import load_model, score_crystals
 from sluice.store import Store
@@ -149,3 +150,14 @@ def test_nothing_to_learn_from_is_said(tmp_path):
     collect_training_set(dataset=dataset, validated=[], shortlists=[], round=1, training_set=tmp_path / "set.h5")
     with pytest.raises(SluiceError, match="no training rows"):
         run(tmp_path, tmp_path / "set.h5")
+
+
+def test_another_network_at_another_size(training_set, tmp_path):
+    settings = SETTINGS.model_copy(update={"model": "gatgnn", "scale": "touching", "heads": 2, "epochs": 2})
+    run(tmp_path, training_set, settings)
+    model = load_model(tmp_path / "screener.ckpt")
+    assert model.kind == "gatgnn" and model.network.scale == "touching"
+    crystals = decorated()[0][::40]
+    grown = Crystals(crystals.lattice * 1.1, crystals.atom_offsets, crystals.numbers, crystals.frac_coords)
+    one, two = (score_crystals(model, c, "cpu") for c in (crystals, grown))
+    np.testing.assert_allclose(one, two, atol=1e-4)

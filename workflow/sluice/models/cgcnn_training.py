@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -100,7 +99,7 @@ class GraphLearner:
     def _strained(self, batch: GraphBatch) -> GraphBatch:
         """The batch with each crystal at another size."""
         factors = torch.exp((2 * torch.rand(len(batch)) - 1) * self.strain).to(batch.distances.device)
-        return replace(batch, distances=batch.distances * factors[batch.crystals[batch.centres]])
+        return batch.scaled(factors)
 
     def step(self, index: NDArray[np.int64], progress: float) -> dict[str, torch.Tensor]:
         """One step of AdamW."""

@@ -142,9 +142,10 @@ class Graphs:
         )
 
 
-@dataclass(frozen=True)
 class GraphBatch:
     """B graphs side by side, M nodes and E edges in all.
+
+    No dataclass: Fabric would cut the tensors of one down to the precision of a mixed-precision training.
 
     Attributes:
         numbers: (M,) atomic numbers.
@@ -157,14 +158,25 @@ class GraphBatch:
         n_atoms: (B,) atoms of each crystal.
     """
 
-    numbers: torch.Tensor
-    node_counts: torch.Tensor
-    crystals: torch.Tensor
-    centres: torch.Tensor
-    neighbours: torch.Tensor
-    distances: torch.Tensor
-    edge_counts: torch.Tensor
-    n_atoms: torch.Tensor
+    def __init__(
+        self,
+        *,
+        numbers: torch.Tensor,
+        node_counts: torch.Tensor,
+        crystals: torch.Tensor,
+        centres: torch.Tensor,
+        neighbours: torch.Tensor,
+        distances: torch.Tensor,
+        edge_counts: torch.Tensor,
+        n_atoms: torch.Tensor,
+    ) -> None:
+        self.numbers, self.node_counts, self.crystals = numbers, node_counts, crystals
+        self.centres, self.neighbours, self.distances = centres, neighbours, distances
+        self.edge_counts, self.n_atoms = edge_counts, n_atoms
+
+    def scaled(self, factors: torch.Tensor) -> GraphBatch:
+        """The same graphs with all distances of crystal i multiplied by ``factors[i]``."""
+        return GraphBatch(**{**vars(self), "distances": self.distances * factors[self.crystals[self.centres]]})
 
     def __len__(self) -> int:
         return len(self.n_atoms)

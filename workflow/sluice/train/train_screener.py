@@ -1,16 +1,20 @@
-"""Train the screener: a CGCNN classifier of crystals below a formation energy."""
+"""Train the screener: a classifier of crystals below a formation energy."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sluice.config import ScreenerSettings
 from sluice.errors import SluiceError
+from sluice.models.cgcnn import CGCNN
 from sluice.models.cgcnn_training import GraphLearner, roc_auc
-from sluice.models.graphs import build_graphs, usable
+from sluice.models.gatgnn import GATGNN
+from sluice.models.graphs import prepare_graphs, usable
+from sluice.models.layers import GraphNetwork
 from sluice.models.modelfile import load_model, save_model
 from sluice.models.scoring import score_crystals
 from sluice.models.training import Plan, train
@@ -20,6 +24,7 @@ from sluice.store import Store, StoreWriter
 from sluice.train.common import copy_outputs, derive_seed, has_stopped, training_digest
 
 REVISION = 2
+SCREENERS: dict[str, type[GraphNetwork]] = {"cgcnn": CGCNN, "gatgnn": GATGNN}
 LABELS = ("formation_energy_ev_per_atom", "label_source", "split")
 
 
@@ -39,7 +44,7 @@ def train_screener(
     metrics: Path,
     predictions: Path,
 ) -> None:
-    """Train CGCNN to tell crystals below the threshold, and predict the held-out rows once.
+    """Train a network to tell crystals below the threshold, and predict the held-out rows once.
 
     Args:
         training_set: schema ``dataset`` with ``label_round``.
@@ -76,16 +81,16 @@ def train_screener(
     graphs_of = np.full(len(energy), -1)
     graphs_of[fit] = np.arange(fit.sum())
     learner = GraphLearner(
-        build_graphs(data.crystals[fit], neighbours=settings.neighbours, cutoff=settings.cutoff),
+        prepare_graphs(
+            data.crystals[fit], neighbours=settings.neighbours, cutoff=settings.cutoff, scale=settings.scale
+        ),
         (energy[fit] < threshold).astype(np.float32),
         np.where(is_dft[fit], settings.dft_weight, 1.0),
         training=graphs_of[training],
         validation=graphs_of[fit & (split == b"val")],
         task="classification",
-        hyperparameters={
-            name: getattr(settings, name)
-            for name in ("hidden_size", "head_size", "convolutions", "gaussians", "neighbours", "cutoff")
-        },
+        hyperparameters=network_sizes(settings),
+        network_type=SCREENERS[settings.model],
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         batch_size=settings.batch_size,
@@ -131,7 +136,7 @@ def train_screener(
     scratch = model.with_name(f".{model.name}.new")  # the declared output appears last
     save_model(
         scratch,
-        kind="cgcnn",
+        kind=settings.model,
         task="classification",
         hyperparameters=learner.hyperparameters,
         state=learner.network.state_dict(),
@@ -139,6 +144,14 @@ def train_screener(
     )
     _predict(scratch, training_set, predictions, threshold=threshold, device=device, round=round)
     scratch.replace(model)
+
+
+def network_sizes(settings: ScreenerSettings) -> dict[str, Any]:
+    """The network's arguments, by its own names."""
+    names = ["hidden_size", "gaussians", "neighbours", "cutoff", "scale"]
+    if settings.model == "cgcnn":
+        return settings.model_dump(include={*names, "head_size", "convolutions"})
+    return settings.model_dump(include={*names, "heads"}) | {"layers": settings.convolutions}
 
 
 def class_threshold(settings: ScreenerSettings, energies: NDArray[np.float64]) -> float:

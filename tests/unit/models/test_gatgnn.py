@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+import torch
+from crystals_for_models import decorated, labels
+
+from sluice.models.cgcnn_training import GraphLearner
+from sluice.models.gatgnn import GATGNN, attention
+from sluice.models.graphs import build_graphs
+from sluice.models.modelfile import load_model, save_model
+from sluice.models.scoring import score_crystals
+from sluice.models.training import Plan, train
+
+SIZES = {"hidden_size": 12, "heads": 3, "layers": 2, "gaussians": 11, "neighbours": 12, "cutoff": 6.0}
+
+
+def test_attention_is_a_softmax_over_all_that_rows_stand_for():
+    logits, counts, group = torch.randn(5, 2), torch.tensor([1.0, 3, 1, 2, 1]), torch.tensor([0, 0, 1, 1, 1])
+    share = attention(logits, counts, group, 3)
+    for g in range(2):
+        repeated = logits[group == g].repeat_interleave(counts[group == g].long(), 0).softmax(0)
+        owner = torch.arange(5)[group == g].repeat_interleave(counts[group == g].long())
+        expected = torch.zeros(5, 2).index_add(0, owner, repeated)[group == g]
+        torch.testing.assert_close(share[group == g], expected)
+
+
+def test_merged_graphs_give_the_same_answers_and_gradients():
+    crystals = decorated()[0][::60]
+    found = []
+    for merge in (False, True):
+        torch.manual_seed(0)
+        network = GATGNN(**SIZES)
+        out = network(build_graphs(crystals, neighbours=12, cutoff=6.0, merge=merge).batch(np.arange(len(crystals))))
+        (out * torch.arange(len(out))).sum().backward()
+        found.append((out.detach(), torch.cat([p.grad.flatten() for p in network.parameters()])))
+    torch.testing.assert_close(found[0][0], found[1][0], atol=2e-5, rtol=1e-4)
+    assert torch.cosine_similarity(found[0][1], found[1][1], dim=0) > 1 - 1e-6
+
+
+def test_it_learns_a_regression_and_scores_from_its_file(tmp_path):
+    crystals = decorated((8, 9, 11, 12, 17))[0]
+    energy = labels(crystals)
+    rows = np.random.default_rng(0).permutation(len(crystals))
+    sizes = SIZES | {"shift": float(energy.mean()), "spread": float(energy.std())}
+    made = GraphLearner(
+        build_graphs(crystals, neighbours=12, cutoff=6.0),
+        energy,
+        np.ones(len(crystals)),
+        training=rows[40:],
+        validation=rows[:40],
+        task="regression",
+        hyperparameters=sizes,
+        learning_rate=1e-2,
+        weight_decay=0.0,
+        batch_size=64,
+        network_type=GATGNN,
+        loss="mae",
+    )
+    train(
+        made,
+        Plan(
+            description="test", n_rows=len(rows) - 40, epochs=15, batch_size=32, seed=1, digest="d",
+            checkpoints=tmp_path / "c", checkpoint_minutes=60, metrics=tmp_path / "m.csv", device="cpu", threads=1,
+        ),
+    )  # fmt: skip
+    made.use_best()
+    error = np.abs(made.predict(rows[:40]) - energy[rows[:40]]).mean()
+    assert error < 0.6 * np.abs(energy[rows[:40]] - energy.mean()).mean()
+    state = made.network.state_dict()
+    save_model(tmp_path / "m.ckpt", kind="gatgnn", task="regression", hyperparameters=sizes, state=state, facts={})
+    scores = score_crystals(load_model(tmp_path / "m.ckpt"), crystals[rows[:40]], "cpu")
+    np.testing.assert_allclose(scores, made.predict(rows[:40]), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["bf16-mixed"])
+def test_half_precision_stays_near(kind, tmp_path):
+    crystals = decorated((8, 9, 11, 12, 17))[0]
+    energy, found = labels(crystals), []
+    for precision in ("32-true", kind):
+        made = GraphLearner(
+            build_graphs(crystals, neighbours=12, cutoff=6.0), energy, np.ones(len(crystals)),
+            training=np.arange(100), validation=np.arange(100, 140), task="regression", hyperparameters=SIZES,
+            learning_rate=1e-3, weight_decay=0.0, batch_size=64, network_type=GATGNN,
+        )  # fmt: skip
+        rows = train(
+            made,
+            Plan(
+                description="test", n_rows=100, epochs=2, batch_size=50, seed=1, digest="d", precision=precision,
+                checkpoints=tmp_path / precision, checkpoint_minutes=60, metrics=tmp_path / f"{precision}.csv",
+                device="cpu", threads=1,
+            ),
+        )  # fmt: skip
+        found.append(rows[-1]["train_loss"])
+    assert found[0] == pytest.approx(found[1], rel=0.05)

@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+import torch
+from crystals_for_models import decorated
+
+from sluice.models.cgcnn import CGCNN
+from sluice.models.graphs import build_graphs
+from sluice.models.pu_bags import BaggedCGCNN, draw_bags, out_of_bag
+from sluice.models.pu_training import BagLearner
+from sluice.models.training import Plan, make_fabric, train
+
+SIZES = {"hidden_size": 6, "head_size": 5, "convolutions": 2, "gaussians": 11, "neighbours": 8, "cutoff": 5.0}
+
+
+@pytest.fixture(scope="module")
+def graphs():
+    return build_graphs(decorated((8, 9, 11, 12, 17))[0], neighbours=8, cutoff=5.0)
+
+
+def alone(bagged, k):
+    """Network k of the bags as a CGCNN of its own."""
+    one = CGCNN(**SIZES)
+    state = bagged.members.state_dict()
+    one.load_state_dict({n: v if n in ("features", "centres") else v[k] for n, v in state.items()})
+    return one
+
+
+def test_bags_answer_as_each_would_alone(graphs):
+    torch.manual_seed(0)
+    bagged = BaggedCGCNN(bags=3, **SIZES).eval()
+    batch = graphs.batch(np.arange(20))
+    together = bagged.probabilities(batch)
+    for k in range(3):
+        torch.testing.assert_close(together[k], torch.sigmoid(alone(bagged, k).eval()(batch)), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(torch.sigmoid(bagged(batch)), together.mean(0))
+
+
+def test_a_bag_learns_from_its_own_rows_only(graphs):
+    """The gradient of bag k is that of a lone network on the bag's rows of the batch."""
+    torch.manual_seed(0)
+    member = np.zeros((2, 12), bool)
+    member[0, :8] = True
+    member[1, 4:] = True
+    target = np.r_[np.ones(6), np.zeros(6)]
+    made = BagLearner(
+        graphs[:12], target, member, hyperparameters=SIZES | {"bags": 2}, learning_rate=1e-3, batch_size=8
+    )
+    made.set_up(make_fabric("cpu", "32-true"))
+    before = {k: alone(made.network, k) for k in range(2)}
+    made.optimizer.step = lambda *_, **__: None
+    made.step(np.arange(12), 0.5)
+    for k in range(2):
+        rows = np.flatnonzero(member[k])
+        one = before[k].train()
+        logits = one(graphs.batch(rows))
+        torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.tensor(target[rows]).float()).backward()
+        for (name, mine), theirs in zip(made.network.members.named_parameters(), one.parameters(), strict=True):
+            torch.testing.assert_close(mine.grad[k], theirs.grad, atol=2e-6, rtol=1e-3, msg=name)
+
+
+def test_parameters_grow_with_the_bags():
+    count = [sum(p.numel() for p in BaggedCGCNN(bags=b, **SIZES).parameters()) for b in (1, 4)]
+    assert count[1] == 4 * count[0] == 4 * sum(p.numel() for p in CGCNN(**SIZES).parameters())
+
+
+def test_bags_and_scores_of_rows_outside():
+    positive, unlabelled = np.arange(4), np.arange(4, 30)
+    member = draw_bags(positive, unlabelled, 30, 6, seed=1)
+    assert member[:, positive].all()
+    assert (member[:, unlabelled].sum(axis=1) == 4).all()
+    assert len({row.tobytes() for row in member}) == 6
+    np.testing.assert_array_equal(member[:3], draw_bags(positive, unlabelled, 30, 3, seed=1))
+    scores = np.tile(np.arange(6.0)[:, None], (1, 30))
+    found = out_of_bag(scores, member)
+    assert found[0] == pytest.approx(2.5)  # every bag has seen it
+    row = int(unlabelled[0])
+    assert found[row] == pytest.approx(np.arange(6.0)[~member[:, row]].mean())
+
+
+def test_training_resumes_nothing_when_finished_and_learns(graphs, tmp_path):
+    positive = np.arange(0, 30)
+    member = draw_bags(positive, np.arange(30, len(graphs)), len(graphs), 3, seed=0)
+    target = np.isin(np.arange(len(graphs)), positive)
+    made = BagLearner(graphs, target, member, hyperparameters=SIZES | {"bags": 3}, learning_rate=1e-2, batch_size=64)
+    rows = train(
+        made,
+        Plan(
+            description="test", n_rows=len(made.rows), epochs=8, batch_size=32, seed=1, digest="d",
+            checkpoints=tmp_path / "c", checkpoint_minutes=60, metrics=tmp_path / "m.csv", device="cpu", threads=1,
+        ),
+    )  # fmt: skip
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+    assert made.predict(np.arange(10)).shape == (3, 10)

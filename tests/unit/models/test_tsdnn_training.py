@@ -1,0 +1,124 @@
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from crystals_for_models import decorated, labels
+
+from sluice.models.cgcnn import CGCNN
+from sluice.models.graphs import build_graphs
+from sluice.models.training import Plan, train
+from sluice.models.tsdnn import TSDNN
+from sluice.models.tsdnn_training import TsdnnLearner
+
+SIZES = {
+    "hidden_size": 8,
+    "head_size": 8,
+    "convolutions": 1,
+    "gaussians": 11,
+    "neighbours": 8,
+    "cutoff": 5.0,
+    "dropout": 0.3,
+}
+
+
+@pytest.fixture(scope="module")
+def data():
+    crystals = decorated((8, 9, 11, 12, 17))[0]
+    energy = labels(crystals)
+    return build_graphs(crystals, neighbours=8, cutoff=5.0), (energy < np.median(energy)).astype(float)
+
+
+def learner(data, **changes):
+    graphs, target = data
+    rows = np.random.default_rng(0).permutation(len(graphs))
+    values = {"optimizer": "adamw", "learning_rate": 1e-2, "weight_decay": 0.0, "batch_size": 32, "student_labels": 1.0}
+    return TsdnnLearner(
+        graphs,
+        target,
+        labelled=rows[:70],
+        unlabelled=rows[70:140],
+        validation=rows[140:],
+        hyperparameters=SIZES | {"answer": "both"},
+        **(values | changes),
+    )
+
+
+def plan(folder, **changes):
+    values = {
+        "description": "test",
+        "n_rows": 70,
+        "epochs": 3,
+        "batch_size": 32,
+        "seed": 5,
+        "digest": "d",
+        "checkpoints": folder / "checkpoints",
+        "checkpoint_minutes": 60,
+        "metrics": folder / "metrics.csv",
+        "device": "cpu",
+        "threads": 1,
+    }
+    return Plan(**(values | changes))
+
+
+class Interrupted(TsdnnLearner):
+    def step(self, index, progress):
+        self.count = getattr(self, "count", 0) + 1
+        if self.count == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().step(index, progress)
+
+
+def test_it_learns(data, tmp_path):
+    made = learner(data)
+    rows = train(made, plan(tmp_path, epochs=25))
+    assert max(row["val_roc_auc"] for row in rows) > 0.85
+    made.use_best()
+    assert made.predict(made.validation).shape == (len(made.validation),)
+
+
+def test_resumed_is_equal_to_the_bit(data, tmp_path):
+    whole, first, second = learner(data), learner(data), learner(data)
+    first.__class__ = Interrupted
+    train(whole, plan(tmp_path / "whole"))
+    with pytest.raises(SystemExit):
+        train(first, plan(tmp_path / "parts"))
+    torch.randn(5)
+    train(second, plan(tmp_path / "parts"))
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(value, second.network.state_dict()[name]), name
+    assert (tmp_path / "whole" / "metrics.csv").read_bytes() == (tmp_path / "parts" / "metrics.csv").read_bytes()
+
+
+def test_the_students_gain_and_its_baseline(data):
+    """Correct form: labels that lowered the student's loss confirm the teacher; the average is kept over steps."""
+    correct, quirk = learner(data), learner(data, gain="new_minus_old", moving_average="redrawn")
+    assert correct.sign == 1.0 and quirk.sign == -1.0
+    assert correct._gain(1.0) == pytest.approx(0.99)
+    assert correct._gain(1.0) == pytest.approx(1 - (0.99 * 0.01 + 0.01))
+    torch.manual_seed(0)
+    drawn = [quirk._gain(1.0) for _ in range(3)]
+    assert len(set(drawn)) == 3  # another random number each time
+    assert all(0.0 <= 1 - g <= 1.0 for g in drawn)
+
+
+def test_the_papers_student_sees_no_labels(data, tmp_path):
+    """Other labels with the same teacher's answers: the student's first step must not change."""
+    after = []
+    for flip in (False, True):
+        made = learner((data[0], 1 - data[1] if flip else data[1]), student_labels=0.0, optimizer="sgd")
+        train(made, plan(tmp_path / str(flip), n_rows=32, epochs=1))  # one step
+        after.append(made.network.student.head.weight.detach().clone())
+    assert torch.equal(after[0], after[1])
+
+
+def test_who_answers(data):
+    graphs, _ = data
+    torch.manual_seed(0)
+    network = TSDNN(answer="both", **SIZES).eval()
+    batch = graphs.batch(np.arange(5))
+    both, student, teacher = network(batch), network.student(batch), network.teacher(batch)
+    torch.testing.assert_close(torch.sigmoid(both), (torch.sigmoid(student) + torch.sigmoid(teacher)) / 2)
+    count = sum(p.numel() for p in network.parameters())
+    assert count == 2 * sum(p.numel() for p in CGCNN(**SIZES).parameters())

@@ -1,0 +1,71 @@
+import csv
+
+import numpy as np
+import pytest
+import torch
+from pymatgen.core import Lattice, Structure
+from typer.testing import CliRunner
+
+from sluice.cli import app
+from sluice.models.cgcnn import CGCNN
+from sluice.models.modelfile import save_model
+
+SIZES = {"hidden_size": 4, "head_size": 4, "convolutions": 1, "gaussians": 5, "neighbours": 6, "cutoff": 5.0}
+
+
+@pytest.fixture
+def given(tmp_path):
+    """A model, a folder of crystals and their energies."""
+    folder = tmp_path / "cifs"
+    folder.mkdir()
+    names = [f"{a}{b}" for a in ("Na", "K", "Rb") for b in ("F", "Cl")]
+    for name in names:
+        metal, halogen = name.rstrip("FCl"), name[len(name.rstrip("FCl")) :]
+        cell = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.5), [metal, halogen], [[0, 0, 0], [0.5, 0.5, 0.5]])
+        cell.to(str(folder / f"{name}.cif"))
+    (folder / "broken.cif").write_text("nothing")
+    with (tmp_path / "known.csv").open("w", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(["material", "e_form"])
+        writer.writerows([[name, -2.0 + k] for k, name in enumerate(names)])
+        writer.writerow(["absent", 0.0])
+    torch.manual_seed(0)
+    model = tmp_path / "screener.ckpt"
+    save_model(
+        model, kind="cgcnn", task="regression", hyperparameters=SIZES, state=CGCNN(**SIZES).state_dict(), facts={}
+    )
+    return model, folder, tmp_path
+
+
+def run(*words):
+    return CliRunner().invoke(app, ["score", *map(str, words)])
+
+
+def test_scores_are_held_against_named_columns(given):
+    model, folder, work = given
+    options = ("--labels", work / "known.csv", "--id-column", "material", "--label-column", "e_form", "--below", 0.5)
+    result = run(model, folder, work / "out.csv", *options)
+    assert result.exit_code == 0, result.output
+    with (work / "out.csv").open() as handle:
+        scores = {row["id"]: float(row["score"]) for row in csv.DictReader(handle) if row["score"]}
+    assert len(scores) == 6
+    with (work / "known.csv").open() as handle:
+        known = {row["material"]: float(row["e_form"]) for row in csv.DictReader(handle)}
+    mae = np.mean([abs(scores[name] - known[name]) for name in scores])
+    assert f"MAE  {mae:.4f}" in result.output
+    assert "positive: e_form < 0.5" in result.output
+    assert "1 of 7 have no score or no label" in result.output
+    assert "share" not in result.output
+    assert (work / "out_calibration.html").stat().st_size > 10_000
+
+
+def test_a_wrong_column_is_told_before_anything_is_scored(given):
+    model, folder, work = given
+    result = run(model, folder, work / "out.csv", "--labels", work / "known.csv")
+    assert result.exit_code == 2
+    assert not (work / "out.csv").exists()
+
+
+def test_missing_files_are_named(given):
+    model, folder, work = given
+    assert run(model, folder, work / "out.csv", "--labels", work / "none.csv").exit_code == 2

@@ -1,0 +1,102 @@
+"""``sluice score``: apply a trained model to crystals or formulas, and hold it against known values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sluice.errors import SluiceError
+
+if TYPE_CHECKING:
+    from sluice.models.evaluation import Evaluation
+
+
+def score(
+    model: Annotated[Path, typer.Argument(help="Trained model, e.g. results/halides/round_1/train/screener.ckpt.")],
+    crystals: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="Folder of CIFs, an extxyz, a store, or a CSV of formulas.")
+    ],
+    output: Annotated[Path, typer.Argument(help="CSV to write.")],
+    *,
+    labels: Annotated[
+        Path | None, typer.Option("--labels", help="CSV of known values: prints metrics, writes a calibration plot.")
+    ] = None,
+    id_column: Annotated[str, typer.Option("--id-column", help="Column of that CSV with the ids.")] = "id",
+    label_column: Annotated[
+        str, typer.Option("--label-column", help="Column with the values.")
+    ] = "formation_energy_ev_per_atom",
+    below: Annotated[
+        float | None, typer.Option("--below", help="Values below it are positive; else the model's threshold, or 0.")
+    ] = None,
+    classes: Annotated[bool, typer.Option("--classes", help="The labels are classes, 1 the positive one.")] = False,
+) -> None:
+    """Apply a trained model to crystals or formulas of your own, and see how good it is where values are known."""
+    from sluice.models.scoring import score_input
+
+    missing = [str(path) for path in (model, crystals, labels) if path is not None and not path.exists()]
+    if missing:
+        raise SluiceError(f"no such file or directory: {', '.join(missing)}")
+    if labels is None:
+        score_input(model, crystals, output)
+        typer.echo(f"{output} written")
+        return
+    from sluice.models.evaluation import read_labels
+
+    known = read_labels(labels, id_column, label_column)  # before the work: a wrong column is told at once
+    score_input(model, crystals, output)
+    typer.echo(f"{output} written")
+    _evaluate(model, output, known.to_dict(), below, classes=classes, quantity=label_column)
+
+
+def _evaluate(
+    model_path: Path, output: Path, known: dict[str, float], below: float | None, *, classes: bool, quantity: str
+) -> None:
+    import numpy as np
+    import pandas as pd
+
+    from sluice.models.evaluation import evaluate
+    from sluice.models.modelfile import load_model
+
+    model = load_model(model_path)
+    regression = model.task == "regression"
+    if below is None:
+        below = float(model.facts.get("threshold_ev_per_atom", 0.0))
+    table = pd.read_csv(output, dtype={"id": str}, keep_default_na=False)
+    scores = pd.to_numeric(table["score"], errors="coerce").to_numpy(float)
+    values = np.array([known.get(name, np.nan) for name in table["id"]], dtype=float)
+    found = evaluate(scores, values, regression=regression, below=None if classes else below)
+    typer.echo(f"positive: {'class 1' if classes else f'{quantity} < {below:g}'}")
+    for name, value in found.describe():
+        typer.echo(f"{name:>10}  {value}")
+    left_out = len(table) - found.n
+    if left_out:
+        typer.echo(f"{left_out} of {len(table)} have no score or no label and are left out")
+    plot = output.with_name(f"{output.stem}_calibration.html")
+    _plot(found, plot, regression=regression, quantity=quantity)
+    typer.echo(f"{plot} written")
+
+
+def _plot(found: Evaluation, path: Path, *, regression: bool, quantity: str) -> None:
+    import plotly.graph_objects as go
+
+    from sluice.report.theme import BLUE, GREY, styled
+
+    bins = found.bins
+    ends = [min(bins["score"].min(), bins["label"].min()), max(bins["score"].max(), bins["label"].max())]
+    ends = ends if regression else [0.0, 1.0]
+    figure = go.Figure()
+    figure.add_scatter(x=ends, y=ends, mode="lines", name="perfect", line={"color": GREY, "dash": "dash"})
+    figure.add_scatter(
+        x=bins["score"],
+        y=bins["label"],
+        mode="lines+markers",
+        name="found",
+        line={"color": BLUE},
+        text=[f"{count} rows" for count in bins["count"]],
+    )
+    styled(figure, height=460)
+    figure.update_xaxes(title_text=f"predicted {quantity}" if regression else "mean score")
+    figure.update_yaxes(title_text=f"mean {quantity}" if regression else "share of positives")
+    figure.write_html(path, include_plotlyjs=True, full_html=True)

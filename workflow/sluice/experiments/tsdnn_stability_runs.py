@@ -1,0 +1,122 @@
+"""Jobs of the stability experiment: graphs, TSDNN with and without the published quirks, the regression."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sluice.experiments.experiment import Job
+from sluice.experiments.folders import HISTORY_FILE, write_metrics
+from sluice.experiments.mp_structures import read_structures, read_table
+from sluice.experiments.tsdnn_candidates_runs import plan_of
+from sluice.experiments.tsdnn_data import read_labels, split_by_formula
+from sluice.models.cgcnn_training import GraphLearner, roc_auc
+from sluice.models.graph_store import read_graphs, write_graphs
+from sluice.models.modelfile import save_model
+from sluice.models.training import train
+from sluice.models.tsdnn_training import TsdnnLearner
+from sluice.schemas import Column
+from sluice.store import Store
+
+if TYPE_CHECKING:
+    from sluice.experiments.tsdnn_stability import StabilityConfig
+
+# Name of the job → label set, way to learn.
+VARIANTS = {
+    "unseparated": ("unseparated", "tsdnn"),
+    "unseparated_regression": ("unseparated", "regression"),
+    "unseparated_sign": ("unseparated", "tsdnn with the sign quirk"),
+    "unseparated_average": ("unseparated", "tsdnn with the moving-average quirk"),
+    "separated": ("separated", "tsdnn"),
+    "separated_regression": ("separated", "regression"),
+}
+LIMITS = {"unseparated": 0.0, "separated": -2.0}  # eV/atom; what a 1 means
+QUIRKS: dict[str, dict[str, Any]] = {
+    "tsdnn with the sign quirk": {"gain": "new_minus_old"},
+    "tsdnn with the moving-average quirk": {"moving_average": "redrawn"},
+}
+GRAPHS = "graphs.h5"
+
+
+def prepare(config: StabilityConfig, folder: Path) -> None:
+    """One store of graphs with labels, energies and formulas."""
+    s = config.settings
+    rng = np.random.default_rng([config.seed, 5])
+    labels = {}
+    for name in LIMITS:
+        found = read_labels(config.data_folders["tsdnn_labels"], f"{name}_fe/data_labeled.csv.gz")
+        labels[name] = found.sample(min(len(found), s.max_labelled), random_state=int(rng.integers(2**31)))
+    table = read_table(config.data_folders["mp_structures"]).set_index("material_id")
+    labelled = set(labels["unseparated"].index) | set(labels["separated"].index)
+    pool = sorted(set(table.index[table["cubicgan_like"] == 1]) - labelled)
+    unlabelled = set(rng.permutation(pool)[: s.unlabelled].tolist())
+    ids, crystals = read_structures(config.data_folders["mp_structures"], labelled | unlabelled, s.graphs.max_atoms)
+    energy = table["e_form"].fillna(table["e_form_mp20"]).reindex(ids).to_numpy(float)
+    columns: dict[str, tuple[Column, NDArray]] = {
+        "formula": (Column("S64"), np.array(crystals.reduced_formulas(), dtype="S64")),
+        "formation_energy": (Column("f8", "eV/atom"), energy),
+    }
+    for name, label in labels.items():
+        columns[name] = (Column("f8"), label.reindex(ids).to_numpy(float))
+    write_graphs(
+        folder / GRAPHS, ids, crystals, columns, neighbours=s.graphs.neighbours, cutoff=s.graphs.cutoff
+    )  # fmt: skip
+
+
+def run(config: StabilityConfig, job: Job) -> None:
+    """Train one model on the split of this repeat and measure it on the test rows, the same for all models."""
+    s = config.settings
+    label, way = VARIANTS[job.variant]
+    _, graphs, columns = read_graphs(job.prepared / GRAPHS)
+    with Store(job.prepared / GRAPHS, verify=False) as store:
+        digest = store.content_sha256
+    split = split_by_formula([f.decode() for f in columns["formula"]], job.seed)
+    target, energy = columns[label], columns["formation_energy"]
+    rows = {name: np.flatnonzero(np.isfinite(target) & (split == name)) for name in ("train", "val", "test")}
+    sizes = s.training.sizes() | {"neighbours": s.graphs.neighbours, "cutoff": s.graphs.cutoff}
+    learner: GraphLearner | TsdnnLearner
+    if way == "regression":
+        known = {name: r[np.isfinite(energy[r])] for name, r in rows.items()}
+        fit = energy[known["train"]]
+        sizes |= {"shift": float(fit.mean()), "spread": float(fit.std())}
+        learner = GraphLearner(
+            graphs, np.nan_to_num(energy), np.ones(len(energy)), training=known["train"], validation=known["val"],
+            task="regression", hyperparameters=sizes, learning_rate=s.training.learning_rate,
+            weight_decay=s.training.weight_decay, batch_size=s.training.batch_size,
+        )  # fmt: skip
+        n_train = len(known["train"])
+    else:
+        unlabelled = np.flatnonzero(~np.isfinite(columns["unseparated"]) & ~np.isfinite(columns["separated"]))
+        learner = TsdnnLearner(
+            graphs, np.nan_to_num(target), labelled=rows["train"], unlabelled=unlabelled, validation=rows["val"],
+            hyperparameters=sizes | {"answer": s.training.answer}, **(s.training.learner() | QUIRKS.get(way, {})),
+        )  # fmt: skip
+        n_train = len(rows["train"])
+    plan = plan_of(config, job, n_train, digest)
+    train(learner, plan)
+    learner.use_best()
+    output = learner.predict(rows["test"])
+    score = LIMITS[label] - output if way == "regression" else output
+    truth = target[rows["test"]] > 0.5
+    write_metrics(
+        job.folder,
+        {
+            "test_accuracy": float(((score > 0) == truth).mean()),
+            "test_roc_auc": roc_auc(truth, score),
+            "n_train": n_train,
+            "n_test": len(truth),
+        },
+    )
+    shutil.copyfile(plan.metrics, job.folder / HISTORY_FILE)
+    save_model(
+        job.folder / "model.ckpt",
+        kind="cgcnn" if way == "regression" else "tsdnn",
+        task="regression" if way == "regression" else "classification",
+        hyperparameters=learner.hyperparameters,
+        state=learner.network.state_dict(),
+        facts={"threshold_ev_per_atom": LIMITS[label], "training_sha256": digest},
+    )
