@@ -69,6 +69,7 @@ def measure(campaign: Path, candidates: int, folder: Path) -> list[dict[str, str
         "screen.score_candidates",
         candidates=unique,
         model=train / "screener.ckpt",
+        settings=screen.score.model_dump_json(),
         device="cpu",
         scored=scored,
     )

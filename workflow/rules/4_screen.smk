@@ -117,6 +117,7 @@ rule score_candidates:
     input:
         candidates="round_{round}/screen/unique.h5",
         model="round_{round}/train/screener.ckpt",
+        filters=filter_models(CAMPAIGN.screen),
     output:
         scored="round_{round}/screen/scored.h5",
     log:
@@ -133,10 +134,12 @@ rule score_candidates:
     params:
         revision=revision("screen.score_candidates"),
         device=DEVICE,
+        settings=settings_json(CAMPAIGN.screen.score),
     shell:
         "python -m sluice.screen.score_candidates "
         "--candidates {input.candidates} "
         "--model {input.model} "
+        "--settings {params.settings:q} "
         "--device {params.device} "
         "--scored {output.scored} "
         "--log {log}"

@@ -5,6 +5,7 @@ from sluice.dag import (
     earlier_screener,
     earlier_shortlists,
     earlier_validated,
+    filter_models,
     memory_mb,
     objective_models,
     prefer_this_python,

@@ -149,12 +149,21 @@ def _resolve(config: Config, source: Path | None) -> Config:
         }
     )
     objectives = tuple(o.model_copy(update={"model": absolute(o.model, base)}) for o in config.screen.objectives)
+    results = absolute(config.results, Path.cwd())
+    assert results is not None
+    filters = tuple(
+        o.model_copy(
+            update={"model": absolute(o.model, base) or results / "experiments" / str(o.experiment) / "model.ckpt"}
+        )
+        for o in config.screen.score.filters
+    )
+    score = config.screen.score.model_copy(update={"filters": filters})
     return config.model_copy(
         update={
-            "results": absolute(config.results, Path.cwd()),
+            "results": results,
             "curate": config.curate.model_copy(update={"files": new_files}),
             "validate_": new_validate,
-            "screen": config.screen.model_copy(update={"objectives": objectives}),
+            "screen": config.screen.model_copy(update={"objectives": objectives, "score": score}),
         }
     )
 
@@ -171,6 +180,11 @@ def _missing_paths(config: Config, lines: dict[tuple[str, ...], int]) -> list[st
         (("validate", "vasp", "references"), config.validate_.vasp.references),
     ]
     given += [(("screen", "objectives", str(i), "model"), o.model) for i, o in enumerate(config.screen.objectives)]
+    # A model that an experiment has yet to make is missed when the campaign starts, not when it is looked at.
+    given += [
+        (("screen", "score", "filters", str(i), "model"), None if o.experiment else o.model)
+        for i, o in enumerate(config.screen.score.filters)
+    ]
     return [
         f"  {f'line {lines[key]}: ' if key in lines else ''}{'.'.join(key)} = {str(path)!r}: no such file or directory"
         for key, path in given

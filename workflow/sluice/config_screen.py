@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from sluice.config_base import Count, Positive, Section
+from sluice.config_base import Count, Fraction, Positive, Section
 
 # Numbers that candidates carry once they are relaxed; a test compares them with what sluice.screen writes.
 RANKABLE = (
@@ -69,6 +69,38 @@ class DuplicateSettings(Section):
     length_tolerance: Positive = Field(0.2, description="Fractional length tolerance.")
     site_tolerance: Positive = Field(0.3, description="Site tolerance, relative to (volume/atom)^(1/3).")
     angle_tolerance: Positive = Field(5.0, description="Angle tolerance, degrees.")
+
+
+class Filter(Section):
+    """A trained classifier that candidates have to pass before they are relaxed."""
+
+    name: str = Field(min_length=1, max_length=40, description="Its name in reasons, e.g. synthesizability.")
+    model: Path | None = Field(None, description="Checkpoint of a classifier of crystals.")
+    experiment: str | None = Field(
+        None,
+        pattern=r"^[a-z0-9][a-z0-9-]*$",
+        description="Experiment whose fitted model it is, <results>/experiments/<name>/model.ckpt; instead of `model`.",
+    )
+    at_least: Fraction = Field(0.5, description="Least probability that lets a candidate through.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Filter:
+        if self.model is None and self.experiment is None:
+            raise ValueError("give `model` (a file) or `experiment` (its name)")
+        return self
+
+    def missing(self) -> str:
+        """What to do where the model is not there; "" where it is."""
+        if self.model is not None and self.model.is_file():
+            return ""
+        how = f"run `sluice experiment {self.experiment}` first" if self.experiment else "give an existing model file"
+        return f"screen.score.filters: {self.name}: {self.model} is not there; {how}, or leave the filter out"
+
+
+class ScoreSettings(Section):
+    """What candidates must pass before the best by screener score are relaxed."""
+
+    filters: tuple[Filter, ...] = Field((), description="Trained classifiers, asked one after the other.")
 
 
 class RelaxSettings(Section):
@@ -135,6 +167,7 @@ class ScreenSettings(Section):
     symmetry: SymmetrySettings = SymmetrySettings()
     charge: ChargeSettings = ChargeSettings()
     duplicates: DuplicateSettings = DuplicateSettings()
+    score: ScoreSettings = ScoreSettings()
     relax: RelaxSettings = RelaxSettings()
     objectives: tuple[Objective, ...] = Field(
         (Objective(quantity="mlip_formation_energy_ev_per_atom", direction="minimize"),),

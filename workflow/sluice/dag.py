@@ -70,6 +70,12 @@ def objective_models(settings: ScreenSettings) -> list[str]:
     return [name for name in names if not {"{", "}"} & set(name)]
 
 
+def filter_models(settings: ScreenSettings) -> list[str]:
+    """The models that candidates must pass, likewise; those that are not there yet are missed by the step itself."""
+    paths = [one.model for one in settings.score.filters if one.model is not None and one.model.is_file()]
+    return [name for name in map(str, paths) if not {"{", "}"} & set(name)]
+
+
 def earlier_decision(wildcards: Wildcards) -> list[str]:
     """The decision of the round before; nothing in round 1."""
     before = int(wildcards.round) - 1

@@ -85,7 +85,7 @@ def test_nobody_is_lost(crystal, write_store, reasons_of, screener, tmp_path):
         tmp_path / f"{n}.h5" for n in ("unique", "scored", "selected", "ranked", "shortlist")
     )
     remove_duplicates(candidates=charge, known=known, earlier=[], settings=SETTINGS.duplicates, unique=unique)
-    score_candidates(candidates=unique, model=screener, device="cpu", scored=scored)
+    score_candidates(candidates=unique, model=screener, settings=SETTINGS.score, device="cpu", scored=scored)
     select_candidates(candidates=scored, settings=SETTINGS.relax, selected=selected)
     relaxed = [tmp_path / f"relaxed_{i}.h5" for i in range(2)]
     for i, path in enumerate(relaxed):

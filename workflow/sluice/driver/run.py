@@ -64,6 +64,7 @@ def run_campaign(config: Config, options: RunOptions, console: Console) -> int:
     workflow = Workflow(folder, config.workdir / CONFIG_COPY, options)
     with_dft = not options.until or any(rules[name].stage not in STAGES_WITHOUT_DFT for name in options.until)
     require_machine(config, local=workflow.is_local, cores=workflow.cores, with_dft=with_dft)
+    require_filters(config)
     _warn_of_space(config, console)
     began = time.monotonic()
     with stop_signals():
@@ -96,6 +97,17 @@ def run_campaign(config: Config, options: RunOptions, console: Console) -> int:
             return 128 + request.number
     _last_words(config, code, time.monotonic() - began, console)
     return code
+
+
+def require_filters(config: Config) -> None:
+    """See that the models that candidates must pass are there before anything starts.
+
+    Raises:
+        ConfigError: if one is not; says which experiment makes it.
+    """
+    missing = [one.missing() for one in config.screen.score.filters if one.missing()]
+    if missing:
+        raise ConfigError("\n".join(missing))
 
 
 def _refuse_slurm_jobs(settled: Settled, workflow: Workflow) -> None:

@@ -50,7 +50,7 @@ from sluice.models.training import Plan, train
 from sluice.provenance import sha256_of_text
 
 # Measured: CPU-seconds for a crystal in training, a draw with its checks, a relaxation with its comparison.
-TRAINING_S, DRAW_S, RELAX_S = 1.7e-4, 3.5e-4, 0.8
+TRAINING_S, DRAW_S, RELAX_S = 1.7e-4, 4e-5, 0.5
 
 
 class Settings(Section):

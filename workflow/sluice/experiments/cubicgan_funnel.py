@@ -65,7 +65,7 @@ class Funnel:
         counts: how many passed each check, by its name, in order.
         first: the first draws, possible or not, with ``possible`` (k,).
         passed: what passed every check, each crystal once.
-        sample: possible crystals for distributions.
+        sample: crystals of possible geometry and the right symmetry, for distributions.
     """
 
     counts: Counter[str]
@@ -86,8 +86,8 @@ class _Checks:
     def __post_init__(self) -> None:
         self.finder = SpaceGroupFinder(self.symmetry.symprec)
 
-    def __call__(self, sites: Sites, counts: Counter[str]) -> NDArray[np.bool_]:
-        """(k,) which pass geometry, symmetry and charge; counts how many get how far."""
+    def __call__(self, sites: Sites, counts: Counter[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Which pass geometry and symmetry, and which of those charge; counts how many get how far."""
         crystals = build_crystals(sites.space_groups, sites.points, sites.elements, sites.lengths)
         alive = np.flatnonzero(examine(crystals, self.geometry)[0] == "")
         counts["geometry"] += len(alive)
@@ -98,11 +98,8 @@ class _Checks:
         counts["neutral"] += int(neutral.sum())
         problems = charge_problems(compositions, self.charge)
         counts["metals only"] += int((problems == METALS_ONLY).sum())
-        alive = alive[problems == ""]
-        counts["charge"] += len(alive)
-        passed = np.zeros(len(sites), bool)
-        passed[alive] = True
-        return passed
+        counts["charge"] += int((problems == "").sum())
+        return alive, alive[problems == ""]
 
 
 def draw_and_check(sampler: Sampler, n: int, seed: int, *, keep: int) -> Funnel:
@@ -132,9 +129,10 @@ def draw_and_check(sampler: Sampler, n: int, seed: int, *, keep: int) -> Funnel:
             first.append(Sites.of(draws, asked))
             possible.append(good[asked])
         sites = Sites.of(draws, good)
+        sound, neutral = checks(sites, counts)
         if sum(map(len, sample)) < RESERVOIR:
-            sample.append(sites)
-        sites = sites[checks(sites, counts)]
+            sample.append(sites[sound])
+        sites = sites[neutral]
         keys, places = np.unique(sites.keys(), return_index=True)
         new = ~np.isin(keys, seen, assume_unique=True)
         seen = np.union1d(seen, keys[new])
