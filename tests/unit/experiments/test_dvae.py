@@ -1,0 +1,112 @@
+"""The disentangled VAE's experiment on a small made-up set of alloys, from data to table."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hea_data import COMPONENTS, SIZES, write, write_hea_data
+
+from sluice.chemistry.alloy_features import EXTENDED
+from sluice.errors import BadDataError
+from sluice.experiments.dvae import DvaeConfig, DvaeSettings, Recipe
+from sluice.experiments.dvae_data import load_alloys, prepare_alloys
+from sluice.experiments.dvae_runs import reconstruction_error
+from sluice.experiments.experiment import Job, load_experiment
+from sluice.experiments.folders import read_metrics
+from sluice.models.dvae import DisentangledVAE
+from sluice.models.scoring import score_input
+
+SMALL = {"epochs": 8, "learning_rate": 3e-3, "init_std": None, "hidden": (12,), "batch_size": 20}
+CONFIG = DvaeConfig(
+    experiment="dvae",
+    title="small",
+    paper="nobody",
+    device="cpu",
+    repeats=2,
+    goals=({"quantity": "test accuracy", "at_least": 1.1},),
+    settings=DvaeSettings(
+        paper=Recipe(**SMALL),
+        model=Recipe(**SMALL, features="extended", bins=3, schedule="cosine", keep="last"),
+        label_shares=(0.2, 1.0),
+        efficiency_seeds=2,
+        efficiency_epochs=3,
+        proposals=5,
+        least_probability=0.01,
+    ),
+)
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """Folder of the prepared data."""
+    write_hea_data(tmp_path / "hea_dvae")
+    folder = tmp_path / "prepared"
+    folder.mkdir()
+    prepare_alloys(tmp_path / "hea_dvae", folder)
+    return folder
+
+
+def test_alloys_are_read_as_published(prepared):
+    alloys = load_alloys(prepared)
+    assert alloys.components == tuple(COMPONENTS)
+    assert {name: len(alloys.rows(name)) for name in SIZES} == SIZES
+    assert np.allclose(alloys.fractions.sum(1), 1.0) and alloys.of("published").shape[1] == 8
+
+
+@pytest.mark.parametrize(
+    ("column", "message"), [("delta", "differ from the published ones"), ("split", "lacks"), ("Al", "differ from")]
+)
+def test_other_tables_are_refused(tmp_path, column, message):
+    table = write_hea_data(tmp_path / "hea_dvae")
+    table = table.assign(**{column: "elsewhere" if column == "split" else table[column] + 0.3})
+    write(tmp_path / "hea_dvae" / "splits.csv.gz", table)
+    with pytest.raises(BadDataError, match=message):
+        prepare_alloys(tmp_path / "hea_dvae", tmp_path)
+
+
+def test_reconstruction_error_is_the_authors(prepared):
+    """A decoder that answers equal parts whatever it is asked: 20 % for each of five elements."""
+    alloys = load_alloys(prepared)
+    network = DisentangledVAE(alloys.components, ["a"], members=2, hidden=(3,)).eval()  # all weights are zero
+    rows = alloys.rows("test")
+    error = reconstruction_error(network, alloys.fractions[rows], alloys.target[rows], np.full((2, len(rows)), 0.5))
+    assert error == pytest.approx(np.abs(20 - 100 * alloys.fractions[rows]).mean(), rel=1e-9)
+
+
+def test_from_data_to_table(prepared, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    experiment = load_experiment("dvae")
+    runs = {}
+    for part in experiment.parts(CONFIG):
+        for repeat in range(part.repeats):
+            folder = tmp_path / "runs" / part.variant / f"repeat_{repeat}"
+            folder.mkdir(parents=True)
+            checkpoints = tmp_path / "checkpoints" / part.variant / str(repeat)
+            experiment.run(CONFIG, Job(part.variant, repeat, 3 + repeat, prepared, {}, folder, checkpoints, 1))
+            runs.setdefault(part.variant, []).append(folder)
+    assert len(read_metrics(runs["model"][0])["test_accuracy"]) == 2
+    assert len(read_metrics(runs["quirk"][0])["test_accuracy"]) == 1
+    labels = [read_metrics(run)["labels"][0] for run in runs["labels"]]
+    assert labels == [12, 60]
+
+    found = experiment.compare(CONFIG, prepared, runs)
+    rows = {row.quantity: row for row in found.rows}
+    assert rows["test accuracy"].repeats == 2 and rows["test accuracy"].paper == 0.877
+    assert rows["test accuracy"].n_test == SIZES["test"]
+    assert rows["test accuracy"].n_train == SIZES["labelled"] + SIZES["unlabelled"]
+    assert rows["test accuracy, supervised MLP, 20% of labels"].n_train == 12
+    assert "Latent plane" in found.figures and "Data efficiency" in found.figures
+    assert any("missed" in paragraph for paragraph in found.analysis)
+
+    proposals = pd.read_csv(found.files["proposals.csv"], keep_default_na=False)
+    assert len(proposals) == rows["new single-phase alloys proposed"].sluice_mean == 5
+    known = load_alloys(prepared)
+    assert not set(proposals["formula"]) & set(known.formulas)
+    # The model file says of a proposal what the proposal says of itself.
+    (tmp_path / "in.csv").write_text("formula\n" + "\n".join(proposals["formula"]) + "\n")
+    score_input(found.model, tmp_path / "in.csv", tmp_path / "out.csv", device="cpu")
+    again = pd.read_csv(tmp_path / "out.csv", keep_default_na=False)
+    assert np.allclose(again["score"].astype(float), proposals["single_phase_probability"], atol=1e-4)
+    importance = pd.read_csv(found.files["importance.csv"])
+    assert set(importance["feature"]) == set(EXTENDED) and importance["accuracy_lost"].is_monotonic_decreasing
