@@ -69,11 +69,16 @@ def demo(server, tmp_path, monkeypatch):
         homepage=address,
         sources={
             "table.csv": {"url": f"{address}/table.csv", "sha256": digest(TABLE)},
-            "dict.pkl": {"url": f"{address}/dict.pkl"},
+            "in/a/folder/dict.pkl": {"url": f"{address}/dict.pkl"},
         },
         files=(
             {"path": "table.csv.gz", "sources": ("table.csv",), "sha256": digest(TABLE)},
-            {"path": "d.json", "sources": ("dict.pkl",), "converter": "plain_pickle_to_json", "sha256": digest(plain)},
+            {
+                "path": "deep/d.json",
+                "sources": ("in/a/folder/dict.pkl",),
+                "converter": "plain_pickle_to_json",
+                "sha256": digest(plain),
+            },
         ),
         required=("table.csv.gz",),
     )
@@ -88,10 +93,10 @@ def test_fetched_converted_and_found(demo, tmp_path):
     folder = fetch_data("demo")
     assert folder == tmp_path / "cache" / "data" / "demo" == require_data("demo")
     assert gzip.decompress((folder / "table.csv.gz").read_bytes()) == TABLE
-    assert json.loads((folder / "d.json").read_text())["a"] == {"k": 1.5}
+    assert json.loads((folder / "deep" / "d.json").read_text())["a"] == {"k": 1.5}
     note = (folder / "SOURCE.txt").read_text()
     assert "CC0" in note and "Nobody 2020" in note and "table.csv" in note
-    assert sorted(p.name for p in folder.iterdir()) == ["SOURCE.txt", "d.json", "table.csv.gz"]
+    assert sorted(p.name for p in folder.iterdir()) == ["SOURCE.txt", "deep", "table.csv.gz"]
 
 
 def test_fetched_to_a_directory_serves_as_sluice_data(demo, tmp_path, monkeypatch):

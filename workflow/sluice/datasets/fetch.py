@@ -56,6 +56,7 @@ def fetch_data(name: str, directory: Path | None = None) -> Path:
 def _download(name: str, entry: DataSet, source: str, folder: Path) -> Path:
     wanted = entry.sources[source]
     known = f"sha256:{wanted.sha256}" if wanted.sha256 else None
+    (folder / source).parent.mkdir(parents=True, exist_ok=True)
     try:
         path = pooch.retrieve(wanted.url, known_hash=known, fname=source, path=folder, progressbar=False)
     except ValueError as error:  # pooch's word for a digest that does not match
