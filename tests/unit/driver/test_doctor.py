@@ -102,6 +102,29 @@ def test_wrong_pseudopotential_is_named(bare, tmp_path):
     assert check.ok is False and "md5" in check.found and "li_pbe" in check.found
 
 
+def test_vasp_and_its_potcars(bare, tmp_path, monkeypatch):
+    from pymatgen.core import SETTINGS
+
+    monkeypatch.setitem(SETTINGS, "PMG_VASP_PSP_DIR", None)
+    chosen = {"code": "vasp", "launch": ""}
+    config = configured(chemistry={"elements": ["Na", "K", "Cl"]}, validate=chosen)
+    program, potcars = doctor.check_code(config), doctor.check_pseudos(config)
+    assert (program.name, program.ok) == ("vasp_std", False) and "docs/vasp.md" in program.advice
+    assert potcars.ok is False and "PMG_VASP_PSP_DIR is not set" in potcars.found and "pmg config -p" in potcars.advice
+    for name in ("Na_pv", "K_sv"):
+        executable(tmp_path / "potcars" / "POT_GGA_PAW_PBE" / name, "POTCAR", "   TITEL  = PAW_PBE fake")
+    config = configured(
+        chemistry={"elements": ["Na", "K", "Cl"]}, validate=chosen | {"vasp": {"potcars": str(tmp_path / "potcars")}}
+    )
+    assert "no POTCARs (PBE) of Cl in" in doctor.check_pseudos(config).found
+    with pytest.raises(MissingProgramError, match=r"vasp_std: not found(.|\n)*no POTCARs \(PBE\) of Cl"):
+        doctor.require_machine(config, local=False)
+    executable(tmp_path / "potcars" / "POT_GGA_PAW_PBE" / "Cl", "POTCAR", "   TITEL  = PAW_PBE fake")
+    assert doctor.check_pseudos(config).ok
+    program = executable(tmp_path / "elsewhere", "my-vasp")
+    assert doctor.check_code(configured(validate=chosen | {"command": str(program)})).ok
+
+
 def test_directories(tmp_path):
     good = doctor.check_directory("results", tmp_path / "new" / "deep", 1, "advice")
     assert good.ok and "GiB free" in good.found and not (tmp_path / "new").exists()

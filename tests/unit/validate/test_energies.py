@@ -7,7 +7,14 @@ import math
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from sluice.validate.energies import MixedReferencesError, TotalEnergy, formation_energy, mp2020_correction
+from sluice.validate.energies import (
+    MixedReferencesError,
+    MixedRunTypesError,
+    TotalEnergy,
+    formation_energies,
+    formation_energy,
+    mp2020_correction,
+)
 
 SETUP = "espresso 6.7MaX, fast, T60 48/384 Ry, cold 0.02 Ry, 0.35 1/A"
 
@@ -96,3 +103,53 @@ def test_corrections_of_other_anions(metal: str, anion: str, per_atom: float) ->
 def test_elements_are_not_corrected() -> None:
     oxygen = Structure(Lattice.orthorhombic(8, 8.5, 9), ["O", "O"], [[0.0, 0.0, 0.0], [0.0, 0.0, 1.21 / 9]])
     assert mp2020_correction(oxygen) == 0.0
+
+
+VASP = "MPGGADoubleRelaxStaticMaker, PBE, 520 eV"
+
+
+def vasp_energies(*sources: str, kinds: tuple[str, str, str]) -> tuple[TotalEnergy, dict[str, TotalEnergy]]:
+    """An oxide of iron and its references: setups of Fe and O, kinds of FeO, Fe and O."""
+    hubbards = {"Fe": 5.3} if kinds[0].endswith("+U") else {}
+    compound = TotalEnergy("c", -7.5, f"vasp 6.4.2, {VASP}", {"Fe": "f", "O": "o"}, kinds[0], hubbards)
+    rows = zip(("Fe", "O"), (-8.4, -4.9), sources, kinds[1:], strict=True)
+    return compound, {e: TotalEnergy(f"ref-{e}", x, f"{s}, {VASP}", {e: e.lower()[0]}, k) for e, x, s, k in rows}
+
+
+def test_references_of_a_snapshot_go_with_its_settings_all_or_none() -> None:
+    gga = ("GGA", "GGA", "GGA")
+    compound, references = vasp_energies("mp-snapshot 0123", "mp-snapshot 0123", kinds=gga)
+    assert formation_energy({"Fe": 1, "O": 1}, compound, references) == pytest.approx(-0.85)
+    compound, references = vasp_energies("mp-snapshot 0123", "vasp 6.4.2", kinds=gga)
+    with pytest.raises(MixedReferencesError, match=r"partly computed, partly from a snapshot .*ref-O: \[vasp"):
+        formation_energy({"Fe": 1, "O": 1}, compound, references)
+    compound, references = vasp_energies("vasp 6.3.0", "vasp 6.3.0", kinds=gga)
+    with pytest.raises(MixedReferencesError, match=r"vasp 6\.3\.0"):
+        formation_energy({"Fe": 1, "O": 1}, compound, references)
+    espresso = TotalEnergy("c", -7.5, f"espresso 7.2, {VASP}", compound.pseudos, "GGA")
+    _, references = vasp_energies("mp-snapshot 0123", "mp-snapshot 0123", kinds=gga)
+    with pytest.raises(MixedReferencesError):
+        formation_energy({"Fe": 1, "O": 1}, espresso, references)
+
+
+def test_gga_and_gga_u_are_joined_by_the_scheme_or_not_at_all() -> None:
+    wustite = rock_salt("Fe", "O", 4.33)
+
+    def energies(*kinds: str) -> tuple[float, float]:
+        compound, references = vasp_energies("vasp 6.4.2", "vasp 6.4.2", kinds=kinds)  # type: ignore[arg-type]
+        return formation_energies(wustite, compound, references)
+
+    raw, corrected = energies("GGA+U", "GGA", "GGA")
+    # MP2020: Fe in oxides -2.256 eV, oxide -0.687 eV.
+    assert math.isnan(raw) and corrected == pytest.approx(-0.85 - (2.256 + 0.687) / 2, abs=1e-6)
+    raw, corrected = energies("GGA", "GGA", "GGA")
+    assert raw == pytest.approx(-0.85) and math.isnan(corrected)  # the scheme knows no plain-PBE iron oxide
+    raw, corrected = energies("r2SCAN", "r2SCAN", "r2SCAN")
+    assert raw == pytest.approx(-0.85) and math.isnan(corrected)
+    for kinds in (("r2SCAN", "GGA", "GGA"), ("GGA", "GGA+U", "GGA"), ("GGA+U", "r2SCAN", "r2SCAN")):
+        with pytest.raises(MixedRunTypesError, match="does not join them"):
+            energies(*kinds)
+    compound, references = vasp_energies("vasp 6.4.2", "vasp 6.4.2", kinds=("GGA+U", "GGA", "GGA"))
+    other = TotalEnergy("c", -7.5, compound.setup, compound.pseudos, "GGA+U", {"Fe": 4.0})  # not the scheme's U
+    with pytest.raises(MixedRunTypesError):
+        formation_energies(wustite, other, references)

@@ -89,7 +89,6 @@ class VaspCalculator(Calculator):
         super().__init__(settings)
         functional = calculation_settings(reference_structure("Na").structure, flow=settings.vasp.flow).functional
         self.potcars = find_potcars(settings.vasp.potcars, functional)
-        self.potcars.use()
 
     @cached_property
     def version(self) -> str:
@@ -157,9 +156,11 @@ class VaspCalculator(Calculator):
         if calculation.snapshot:
             return self._take_from_snapshot(task, calculation) | said
         # atomate2 and custodian take seconds to import; who only plans does without.
+        from sluice.validate.remote import open_queue
         from sluice.validate.vasp.flows import run_calculation
         from sluice.validate.vasp.jobs import Launch, Options
 
+        self.potcars.use()
         settings, vasp = self.settings, self.settings.vasp
         result = run_calculation(
             structure=task.structure,
@@ -176,6 +177,7 @@ class VaspCalculator(Calculator):
                 kpar=vasp.kpar,
                 ncore=vasp.ncore,
             ),
+            queue=open_queue(settings),
         )
         found: Record = {
             **said,

@@ -13,12 +13,15 @@ from jobflow import Job, JobStore
 from maggma.stores import JSONStore, MemoryStore
 from pymatgen.core import Structure
 
+from sluice.task_claims import check_claim
 from sluice.validate.espresso.run import GeometryError, check_geometry, environment, locked
+from sluice.validate.remote import Queue, run_flow
 from sluice.validate.vasp.jobs import Options, make_flow
 from sluice.validate.vasp.run import JobRunner
 from sluice.validate.vasp.schemas import CalculationResult, VaspDocument
 from sluice.validate.vasp.sets import VaspCalculationSettings
 
+NOT_FINISHED = "the calculation did not finish in jobflow-remote"
 STORE_FILE, BACKUP_FILE = "jobs.json", "jobs.json.whole"
 
 
@@ -53,6 +56,7 @@ def run_calculation(
     task_dir: Path,
     scratch: Path,
     options: Options,
+    queue: Queue | None = None,
 ) -> CalculationResult:
     """Relax and calculate one structure; called again after an interruption it goes on where it was.
 
@@ -67,6 +71,7 @@ def run_calculation(
         task_dir: the task's own directory; compressed outputs, histories and the JobStore stay there.
         scratch: directory of VASP's working folders.
         options: how jobs are run.
+        queue: jobflow-remote's; None runs the jobs in this process.
 
     Raises:
         MissingProgramError: if VASP or the launcher is missing.
@@ -80,21 +85,22 @@ def run_calculation(
         check_geometry(structure)
     except GeometryError as error:
         return _result([], structure, str(error), None)
-    task_dir = task_dir.resolve()
+    task_dir, asked = task_dir.resolve(), (task_id, structure, settings, options)
     with locked(task_dir), warnings.catch_warnings():
         # Of POTCARs that pymatgen's table does not have, of inputs that custodian changes: noted in the history.
         warnings.simplefilter("ignore")
         store = open_store(task_dir / STORE_FILE)
         try:
             runner = JobRunner(store, options, task_dir, scratch.resolve())
+            if queue is not None:
+                flow = make_flow(task_id, structure, settings, options)
+                run_flow(flow, store, task_dir, queue, check=lambda: check_claim(task_dir))
             reason, document, names = "", None, []
-            for number in range(len(_jobs(task_id, structure, settings, options))):
-                # Made anew: handlers count what they did, and so do makers.
-                job = _jobs(task_id, structure, settings, options)[number]
+            for job in _jobs(*asked):
                 names.append(job)
                 document = runner.document(job)
                 if document is None or not document.successful:
-                    reason = runner.run(job)
+                    reason = NOT_FINISHED if queue is not None else runner.run(lambda: _jobs(*asked)[len(names) - 1])
                     document = runner.document(job)
                     _back_up(task_dir / STORE_FILE)
                 if reason:

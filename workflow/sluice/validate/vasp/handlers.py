@@ -53,7 +53,7 @@ class StopHandler(ErrorHandler):
 
     def __init__(self, max_seconds: float | None = None) -> None:
         self.max_seconds = max_seconds
-        self._began = time.monotonic()
+        self._began: float | None = None  # when VASP was first looked at
 
     def check(self, directory: str = "./") -> bool:
         """Whether it is time.
@@ -66,7 +66,9 @@ class StopHandler(ErrorHandler):
         check_claim(here)
         if warned() and seconds_left() < 0:
             raise Continue(f"{here.name}: VASP did not stop in time and goes on from its last geometry", advanced=None)
-        late = self.max_seconds is not None and time.monotonic() - self._began > self.max_seconds
+        now = time.monotonic()
+        self._began = self._began or now
+        late = self.max_seconds is not None and now - self._began > self.max_seconds
         return warned() or late
 
     def correct(self, directory: str = "./") -> dict[str, Any]:
@@ -169,9 +171,9 @@ def all_handlers(*, max_seconds: float | None, hang_seconds: float) -> list[Erro
         max_seconds: wall time of one run, None for no limit.
         hang_seconds: silence after which VASP counts as hanging.
     """
-    ours = {
-        FrozenJobErrorHandler: lambda: FrozenJobErrorHandler(timeout=hang_seconds),
-        VaspErrorHandler: EarlyErrorHandler,
+    instead: dict[type, ErrorHandler] = {
+        FrozenJobErrorHandler: FrozenJobErrorHandler(timeout=hang_seconds),
+        VaspErrorHandler: EarlyErrorHandler(),
     }
-    theirs = [ours.get(type(handler), type(handler))() for handler in DEFAULT_HANDLERS]
+    theirs = [instead.get(type(handler)) or type(handler)() for handler in DEFAULT_HANDLERS]
     return [*theirs, CrashHandler(), StopHandler(max_seconds)]

@@ -52,7 +52,7 @@ def settings_for(
         settings: flow, Hubbard's U, where references come from.
 
     Raises:
-        SluiceError: if the flow has no POTCAR for an element, or the snapshot cannot be read.
+        SluiceError: if the snapshot cannot be read.
     """
     vasp = settings.vasp
     if not element:

@@ -8,7 +8,7 @@ import resource
 import shutil
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,8 +169,11 @@ class JobRunner:
         (self.records / job.name).mkdir(parents=True, exist_ok=True)
         return History(self.records / job.name)
 
-    def run(self, job: Job) -> str:
+    def run(self, make: Callable[[], Job]) -> str:
         """Run a job to its end; called again after an interruption it goes on where it was.
+
+        Args:
+            make: makes the job, anew for every run: its handlers remember what they did, and since when.
 
         Returns:
             "" on success, else the reason of the failure.
@@ -179,8 +182,9 @@ class JobRunner:
             Continue: if the job's time limit is near.
             ClaimLostError: if another process has the task now.
         """
-        history, folder = self.history(job), self.scratch / job.name
         while True:
+            job = make()
+            history, folder = self.history(job), self.scratch / job.name
             check_claim(self.records)
             if warned():
                 raise Continue(f"{job.name}: VASP is not started so near the time limit", advanced=False)
@@ -213,8 +217,7 @@ class JobRunner:
         """One run under custodian; the error that ended it, if any."""
         assert job.maker is not None
         names = tuple(job.maker.copy_vasp_kwargs.get("additional_vasp_files", ()))  # type: ignore[attr-defined]
-        if history.interrupted():
-            self._record_interruption(history, folder)
+        self._record_interruption(history, folder)
         restart = set_aside(folder, names)
         now = prepare(job, self.store, restart)
         begun_with = {} if restart is None else {"from": "CONTCAR", "prev_dir": restart.prev_dir is not None}
@@ -248,9 +251,15 @@ class JobRunner:
                 history.add("correction", kind="failure", **row)
 
     def _record_interruption(self, history: History, folder: Path) -> None:
-        """Give a run that was started and never ended its end, with the cost that its files tell."""
+        """Count an interruption; a run that was started and never ended is given its end and the cost in its files."""
+        last = history.events()[-1:]
+        if not history.interrupted():
+            if last and last[0].get("interrupted"):  # we were stopped and had time to say so
+                self._add_corrections(history, folder)
+                self._continue(history, "interrupted")
+            return
         files = [folder / name for name in ("OSZICAR", "vasp.out") if (folder / name).exists()]
-        lasted = max([path.stat().st_mtime - history.events()[-1]["time"] for path in files], default=0.0)
+        lasted = max([path.stat().st_mtime - last[0]["time"] for path in files], default=0.0)
         lasted = max(0.0, lasted)
         spent = lasted * self.options.launch.ranks
         history.add("end", exit_code=None, wall_seconds=round(lasted, 2), cpu_seconds=round(spent, 2), interrupted=True)

@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict
 from pymatgen.core import Structure
 from pymatgen.io.vasp.sets import MP24StaticSet, MPScanStaticSet, MPStaticSet, VaspInputSet
 
-from sluice.errors import SluiceError
 from sluice.validate.espresso.sets import k_grid
 
 RYDBERG_EV = 13.605693
@@ -139,26 +138,20 @@ def calculation_settings(
         relax: what may move.
         total_moment: fixed moment of the cell, μB (NUPDOWN).
         snapshot: SHA-256 of the snapshot that the energy is taken from.
-
-    Raises:
-        SluiceError: if an element has no POTCAR in the set.
     """
     changed: dict[str, Any] = {}
     if relax == "ions":
         changed["ISIF"] = 2
     if total_moment is not None:
         changed["NUPDOWN"] = total_moment
-    if not hubbard_u:
+    if not hubbard_u and calculation_settings(structure, flow=flow).hubbards:
         changed["LDAU"] = False
     kind = FLOWS[flow]
     user = {tag: value for tag, value in changed.items() if tag != "ISIF"}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pymatgen on smearing and r2SCAN's POTCARs: the sets are taken as they are
-            made = kind.static(user)
-            inputs = made.get_input_set(structure, potcar_spec=True)
-    except KeyError as error:
-        raise SluiceError(f"{flow} has no POTCAR for {error}") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pymatgen on smearing and r2SCAN's POTCARs: the sets are taken as they are
+        made = kind.static(user)
+        inputs = made.get_input_set(structure, potcar_spec=True)
     incar = _by_element(dict(inputs["INCAR"]), inputs["POSCAR"].structure)
     hubbards = {e: float(u) for e, u in incar.get("LDAUU", {}).items() if u} if incar.get("LDAU") else {}
     kpoints = inputs["KPOINTS"]
