@@ -28,8 +28,10 @@ def test_rows_that_count_several_times_are_like_repeated_rows():
     found = mine(x, counts.float())
     expected = theirs(x.repeat_interleave(counts, dim=0))
     torch.testing.assert_close(found.repeat_interleave(counts, dim=0), expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(mine.running_mean, theirs.running_mean)
-    torch.testing.assert_close(mine.running_var, theirs.running_var)
+    # The first batch counts in full here, a tenth in torch.
+    torch.testing.assert_close(mine.running_mean, theirs.running_mean / 0.1)
+    torch.testing.assert_close(mine.running_var, (theirs.running_var - 0.9) / 0.1)
+    theirs.running_mean.copy_(mine.running_mean), theirs.running_var.copy_(mine.running_var)
     mine.eval(), theirs.eval()
     torch.testing.assert_close(mine(x, counts.float()), theirs(x), atol=1e-5, rtol=1e-5)
 
@@ -60,6 +62,7 @@ def test_gated_sum_is_the_published_formula():
     expected = torch.zeros(4, 4).index_add(0, centres.repeat_interleave(repeat), message)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert (found[2] == 0).all()
+    theirs.running_mean.copy_(norm.running_mean), theirs.running_var.copy_(norm.running_var)
     norm.eval(), theirs.eval()
     gate, core = theirs(z.repeat_interleave(repeat, 0)).chunk(2, dim=1)
     message = torch.sigmoid(gate) * torch.nn.functional.softplus(core)
@@ -73,3 +76,13 @@ def test_bags_are_independent():
     x = torch.randn(5, 4)
     for bag in range(3):
         torch.testing.assert_close(many(x)[bag], x @ many.weight[bag].T + many.bias[bag])
+
+
+def test_running_statistics_are_a_mean_first_and_forget_later():
+    norm, counts = Norm(1), torch.ones(4)
+    seen = [torch.full((4, 1), float(k)) + torch.tensor([[0.0], [0], [0], [4]]) for k in range(40)]
+    for k, batch in enumerate(seen):
+        norm(batch, counts)
+        if k == 4:
+            torch.testing.assert_close(norm.running_mean, torch.tensor([3.0]))  # of 1 … 5
+    assert 25 < norm.running_mean.item() < 39

@@ -21,7 +21,8 @@ def alone(bagged, k):
     """Network k of the bags as a CGCNN of its own."""
     one = CGCNN(**SIZES)
     state = bagged.members.state_dict()
-    one.load_state_dict({n: v if n in ("features", "centres") else v[k] for n, v in state.items()})
+    shared = {"features", "centres"} | {n for n in state if n.endswith(".batches")}
+    one.load_state_dict({n: v if n in shared else v[k] for n, v in state.items()})
     return one
 
 

@@ -220,7 +220,7 @@ def _analysis(rows: Sequence[Row], best: str, table: pd.DataFrame) -> list[str]:
     for row in rows:
         if row.quantity.startswith("median authors'") and row.n_test:
             text.append(
-                f"For the {row.n_test} fluorides among them that the Materials Project knows, the authors' energies lie "
+                f"For the {row.n_test} fluorides among them that the Materials Project knows, the energies lie "
                 f"{row.sluice_mean:+.1f} eV/atom (median) above its lowest ({row.note}): their fluorine reference "
                 "is not the Materials Project's, and a classifier that has learnt its formation energies, in which "
                 "fluorides are the most stable of all, must order these labels the wrong way round."

@@ -86,7 +86,7 @@ class TsdnnStability(Experiment):
             figures={} if curve is None else {"Learning curve": curve},
             model=runs["unseparated"][0] / "model.ckpt",
             analysis=[
-                "Splits are by formula (train 70 %, validation 10 %, test 20 %), drawn anew for each repeat and the same"
+                "Splits are by formula (train 70 %, validation 10 %, test 20 %), drawn anew for each repeat, the same"
                 " for all models: no polymorph of a test formula is learnt from. The regression learns from those"
                 " training materials whose formation energy is known, and is thresholded at the labels' own limit.",
                 "The published code's quirks (the sign of the student's gain, a baseline drawn at random in each step)"

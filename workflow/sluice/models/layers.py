@@ -55,10 +55,15 @@ class Dense(nn.Module):
 
 
 class Norm(nn.Module):
-    """Batch normalization over rows that stand for different numbers of atoms or bonds; as torch's over all of them."""
+    """Batch normalization over rows that stand for different numbers of atoms or bonds; as torch's over all of them.
+
+    The running statistics are a plain mean over the first batches: those of a short training would else still be half
+    made of what they started from.
+    """
 
     running_mean: Tensor
     running_var: Tensor
+    batches: Tensor
 
     def __init__(self, size: int, *, bags: int | None = None) -> None:
         super().__init__()
@@ -66,6 +71,7 @@ class Norm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(*lead(bags), size))
         self.register_buffer("running_mean", torch.zeros(*lead(bags), size))
         self.register_buffer("running_var", torch.ones(*lead(bags), size))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
 
     def forward(self, x: Tensor, counts: Tensor) -> Tensor:
         """Normalize rows x ([A,] N, C) that count ``counts`` ([A,] N) times."""
@@ -90,8 +96,10 @@ class Norm(nn.Module):
     def remember(self, mean: Tensor, var: Tensor, total: Tensor) -> None:
         """Move the running statistics; the variance without bias, as torch's."""
         unbiased = var * (total / (total - 1).clamp(min=1)).unsqueeze(-1)
-        self.running_mean.lerp_(mean, MOMENTUM)
-        self.running_var.lerp_(unbiased, MOMENTUM)
+        self.batches += 1
+        share = (1 / self.batches).clamp(min=MOMENTUM).to(mean.dtype)
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(unbiased, share)
 
 
 def shares(counts: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ from sluice.step import run_step
 from sluice.store import Store, StoreWriter
 from sluice.train.common import copy_outputs, derive_seed, has_stopped, training_digest
 
-REVISION = 2
+REVISION = 3
 SCREENERS: dict[str, type[GraphNetwork]] = {"cgcnn": CGCNN, "gatgnn": GATGNN}
 LABELS = ("formation_energy_ev_per_atom", "label_source", "split")
 

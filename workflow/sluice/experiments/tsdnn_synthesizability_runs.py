@@ -1,0 +1,177 @@
+"""Jobs of the synthesizability experiment: graphs, TSDNN on each split, the bagged baseline."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from sluice.experiments.experiment import Job
+from sluice.experiments.folders import HISTORY_FILE, write_metrics
+from sluice.experiments.mp_structures import read_structures
+from sluice.experiments.tsdnn_candidates_runs import plan_of
+from sluice.experiments.tsdnn_data import read_labels
+from sluice.models.graph_store import read_graphs, write_graphs
+from sluice.models.graphs import Graphs
+from sluice.models.modelfile import save_model
+from sluice.models.pu_bags import draw_bags
+from sluice.models.pu_training import BagLearner
+from sluice.models.training import train
+from sluice.models.tsdnn_training import TsdnnLearner
+from sluice.store import Store
+
+if TYPE_CHECKING:
+    from sluice.experiments.tsdnn_synthesizability import SynthesizabilityConfig
+
+GRAPHS = "graphs.h5"
+EXTRA = "synth_additional_validation"
+# Job → table to learn from, table to measure on.
+SPLITS = {
+    "test": ("balanced_synth/data_labeled.csv.gz", "balanced_synth/data_test.csv.gz"),
+    "time": (f"{EXTRA}/time_split/dataset.csv.gz", f"{EXTRA}/time_split/data_test.csv.gz"),
+    "elements": (f"{EXTRA}/element_holdout/dataset.csv.gz", f"{EXTRA}/element_holdout/data_test.csv.gz"),
+}
+UNLABELLED = "balanced_synth/data_unlabeled.csv.gz"
+
+
+def read_table(config: SynthesizabilityConfig, file: str) -> pd.Series:
+    """Labels of one table, at most ``max_rows`` of them, drawn with the configuration's seed."""
+    labels = read_labels(config.data_folders["tsdnn_labels"], file)
+    return labels.sample(min(len(labels), config.settings.max_rows), random_state=config.seed)
+
+
+def prepare(config: SynthesizabilityConfig, folder: Path) -> None:
+    """One store with the graphs of all materials of all tables."""
+    s = config.settings
+    wanted: set[str] = set()
+    for file in {UNLABELLED, *(file for pair in SPLITS.values() for file in pair)}:
+        wanted |= set(read_table(config, file).index)
+    ids, crystals = read_structures(config.data_folders["mp_structures"], wanted, s.graphs.max_atoms)
+    write_graphs(folder / GRAPHS, ids, crystals, {}, neighbours=s.graphs.neighbours, cutoff=s.graphs.cutoff)
+
+
+class Tables:
+    """Graphs, and the tables as rows of them."""
+
+    def __init__(self, config: SynthesizabilityConfig, prepared: Path) -> None:
+        self.config = config
+        ids, self.graphs, _ = read_graphs(prepared / GRAPHS)
+        self.place = pd.Series(np.arange(len(ids)), index=ids)
+        with Store(prepared / GRAPHS, verify=False) as store:
+            self.digest = store.content_sha256
+
+    def rows(self, file: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Rows of a table's materials that have a graph, and their labels."""
+        labels = read_table(self.config, file)
+        labels = labels[labels.index.isin(self.place.index)]
+        return self.place[labels.index].to_numpy(np.int64), labels.to_numpy(np.int64)
+
+
+def recall_and_precision(score: NDArray[np.float64], label: NDArray[np.int64]) -> dict[str, float]:
+    """TPR and precision at a probability of one half."""
+    called, positive = score > 0.5, label == 1
+    hits = float((called & positive).sum())
+    return {
+        "tpr": hits / max(1, int(positive.sum())),
+        "precision": hits / max(1, int(called.sum())),
+        "n_positive": int(positive.sum()),
+    }
+
+
+def run_tsdnn(config: SynthesizabilityConfig, job: Job) -> None:
+    """Train TSDNN on one table and measure it on its test table."""
+    s = config.settings
+    data = Tables(config, job.prepared)
+    known, labels = data.rows(SPLITS[job.variant][0])
+    test, truth = data.rows(SPLITS[job.variant][1])
+    keep = ~np.isin(known, test)  # a material of the test table is never learnt from
+    known, labels = known[keep], labels[keep]
+    unlabelled = np.setdiff1d(data.rows(UNLABELLED)[0], np.concatenate([known, test]))
+    target = np.zeros(len(data.graphs))
+    target[known] = labels
+    order = np.random.default_rng([job.seed, 29]).permutation(len(known))
+    n_validation = int(len(known) * s.validation_share)
+    learner = TsdnnLearner(
+        data.graphs,
+        target,
+        labelled=known[order[n_validation:]],
+        unlabelled=unlabelled,
+        validation=known[order[:n_validation]],
+        hyperparameters=s.training.sizes()
+        | {"neighbours": s.graphs.neighbours, "cutoff": s.graphs.cutoff, "answer": s.training.answer},
+        **s.training.learner(),
+    )
+    plan = plan_of(config, job, len(learner.labelled), data.digest)
+    train(learner, plan)
+    learner.use_best()
+    parameters = sum(p.numel() for p in learner.network.parameters())
+    metrics = recall_and_precision(_probability(learner.predict(test)), truth)
+    metrics["unlabelled_positive"] = (
+        float((learner.predict(unlabelled) > 0).mean()) if len(unlabelled) else float("nan")
+    )
+    write_metrics(job.folder, {**metrics, "n_train": len(learner.labelled), "parameters": parameters})
+    shutil.copyfile(plan.metrics, job.folder / HISTORY_FILE)
+    save_model(
+        job.folder / "model.ckpt",
+        kind="tsdnn",
+        task="classification",
+        hyperparameters=learner.hyperparameters,
+        state=learner.network.state_dict(),
+        facts={"output": "probability of being synthesizable", "training_sha256": data.digest},
+    )
+
+
+def _probability(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    return 1 / (1 + np.exp(-logits))
+
+
+def run_bags(config: SynthesizabilityConfig, job: Job) -> None:
+    """Train the bagged baseline on the balanced table's positives; all other rows are unlabelled."""
+    s = config.settings
+    data = Tables(config, job.prepared)
+    known, labels = data.rows(SPLITS["test"][0])
+    test, truth = data.rows(SPLITS["test"][1])
+    others = data.rows(UNLABELLED)[0]
+    # As published, a share of the positives is kept from all bags.
+    positive = np.setdiff1d(known[labels == 1], test)
+    positive = np.random.default_rng([config.seed, 31]).permutation(positive)
+    positive = positive[int(len(positive) * s.held_out_positives) :]
+    unlabelled = np.setdiff1d(np.concatenate([known[labels == 0], others]), np.concatenate([positive, test]))
+    target = np.zeros(len(data.graphs))
+    target[positive] = 1
+    member = draw_bags(positive, unlabelled, len(data.graphs), s.bags, job.seed)
+    learner = _bag_learner(config, data.graphs, target, member)
+    plan = plan_of(config, job, len(learner.rows), data.digest)
+    plan = type(plan)(**{**vars(plan), "epochs": s.bag_epochs, "batch_size": s.bag_batch_size})
+    train(learner, plan)
+    metrics = recall_and_precision(learner.predict(test).mean(0), truth)
+    metrics["unlabelled_positive"] = float((learner.predict(others).mean(0) > 0.5).mean())
+    parameters = sum(p.numel() for p in learner.network.parameters())
+    write_metrics(job.folder, {**metrics, "n_train": len(learner.rows), "parameters": parameters})
+    save_model(
+        job.folder / "model.ckpt",
+        kind="pu_bags",
+        task="classification",
+        hyperparameters=learner.hyperparameters,
+        state=learner.network.state_dict(),
+        facts={"output": "mean probability of being synthesizable", "training_sha256": data.digest},
+    )
+
+
+def _bag_learner(
+    config: SynthesizabilityConfig, graphs: Graphs, target: NDArray, member: NDArray[np.bool_]
+) -> BagLearner:
+    s = config.settings
+    sizes = s.training.sizes() | {"hidden_size": s.bag_hidden_size, "head_size": s.bag_head_size, "dropout": 0.0}
+    return BagLearner(
+        graphs,
+        target,
+        member,
+        hyperparameters=sizes | {"bags": s.bags, "neighbours": s.graphs.neighbours, "cutoff": s.graphs.cutoff},
+        learning_rate=s.bag_learning_rate,
+        batch_size=s.bag_batch_size,
+    )
