@@ -55,6 +55,7 @@ def run_experiment(
     if cores > usable_cores():
         raise ConfigError(f"--cores {cores}: {usable_cores()} cores may be used here")
     workdir = (base / name / mode).absolute()
+    words = command(folder, workdir, cores, profile)
     estimate = experiment.cpu_hours(planned)
     cap = f", cap {planned.cpu_hours:g}" if mode == "default" else ""
     console.print(f"{name}: {mode}, about {estimate:.2g} CPU-hours{cap}; {workdir}", highlight=False, soft_wrap=True)
@@ -64,7 +65,7 @@ def run_experiment(
     with stop_signals():
         try:
             with Lease(workdir, on_loss=partial(os.kill, os.getpid(), signal.SIGTERM)):
-                code = _drive(planned, workdir, _command(folder, workdir, cores, profile), console)
+                code = _drive(planned, workdir, words, console)
         except Stopped as request:
             console.print(f"stopped by {request}; the same command goes on from here", style="yellow", highlight=False)
             return 128 + request.number
@@ -75,10 +76,24 @@ def run_experiment(
     return code
 
 
-def _command(folder: Path, workdir: Path, cores: int, profile: str | None) -> list[str]:
+def command(folder: Path, workdir: Path, cores: int, profile: str | None) -> list[str]:
+    """Snakemake's command line; ``folder`` is the repository.
+
+    Raises:
+        ConfigError: if the profile sends jobs elsewhere.
+    """
     words = ["--snakefile", str(folder / SNAKEFILE), "--directory", str(workdir)]
-    words += ["--configfile", str(workdir / "config.yaml"), "--workflow-profile", str(find_profile(profile, folder))]
-    words += ["--cores", str(cores), "--resources", f"gpu={max(1, count_gpus())}"]
+    chosen = find_profile(profile, folder)
+    settings = yaml.safe_load((chosen / "config.yaml").read_text(encoding="utf-8")) or {}
+    if (executor := settings.get("executor", "local")) != "local":
+        # ASSUME: its jobs would outlive a driver that dies; unlike a campaign's they are not found again.
+        raise ConfigError(
+            f"--profile {profile}: its executor is {executor}, but experiments run where they are started; "
+            "start the command inside an allocation of the cluster instead"
+        )
+    words += ["--configfile", str(workdir / "config.yaml"), "--workflow-profile", str(chosen), "--cores", str(cores)]
+    if gpus := count_gpus():
+        words += ["--resources", f"gpu={gpus}"]
     # A job that was interrupted left checkpoints beside its outputs: done again, it goes on from there.
     return [sys.executable, "-m", "snakemake", *words, "--rerun-incomplete"]
 
@@ -90,7 +105,7 @@ def _store_config(config: ExperimentConfig, workdir: Path) -> None:
     temporary.replace(workdir / "config.yaml")
 
 
-def _drive(config: ExperimentConfig, workdir: Path, command: list[str], console: Console) -> int:
+def _drive(config: ExperimentConfig, workdir: Path, words: list[str], console: Console) -> int:
     _store_config(config, workdir)
     # The lease is held: a lock of Snakemake's is a dead run's.
     shutil.rmtree(workdir / ".snakemake" / "locks", ignore_errors=True)
@@ -100,7 +115,7 @@ def _drive(config: ExperimentConfig, workdir: Path, command: list[str], console:
     with log.open("ab") as handle:
         start = handle.tell()
         child = subprocess.Popen(
-            [sys.executable, "-m", "sluice.driver.child", str(os.getpid()), *command],
+            [sys.executable, "-m", "sluice.driver.child", str(os.getpid()), *words],
             cwd=workdir,
             env=environment(),
             stdin=subprocess.DEVNULL,
