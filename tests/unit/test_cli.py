@@ -167,6 +167,34 @@ def test_dft_takes_from_the_configuration_what_no_option_says(options, expected,
     assert (given["settings"].protocol, given["settings"].ranks, given["settings"].spin_elements) == expected
 
 
+MP24 = "MP24DoubleRelaxStaticMaker"
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "expected"),
+    [
+        ("{}", [], ("espresso", "pw.x", "fast")),
+        ("{}", ["--code", "vasp"], ("vasp", "vasp_std", "MPGGADoubleRelaxStaticMaker")),
+        ("{command: my-pw.x}", ["--code", "vasp"], ("vasp", "vasp_std", "MPGGADoubleRelaxStaticMaker")),
+        ("{code: vasp, command: my-vasp}", [], ("vasp", "my-vasp", "MPGGADoubleRelaxStaticMaker")),
+        (
+            "{code: vasp, vasp: {flow: MP24DoubleRelaxStaticMaker}}",
+            [],
+            ("vasp", "vasp_std", "MP24DoubleRelaxStaticMaker"),
+        ),
+    ],
+)
+def test_each_code_has_a_program_of_its_own(config, options, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.cif").write_text("")
+    (tmp_path / "c.yaml").write_text(f"validate: {config}\n")
+    given = {}
+    monkeypatch.setattr("sluice.validate.compute_files.dft_files", lambda files, **values: given.update(values) or [])
+    call("dft", "a.cif", "--config", "c.yaml", *options, code=1)
+    settings = given["settings"]
+    assert (settings.code, settings.command, settings.protocol_name) == expected
+
+
 @pytest.mark.parametrize(
     ("elements", "words"),
     [

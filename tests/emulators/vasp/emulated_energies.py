@@ -7,6 +7,7 @@ import os
 import socket
 import socketserver
 import threading
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -54,6 +55,9 @@ class Model:
         from chgnet.model import CHGNet
 
         self._model = CHGNet.load(use_device="cpu", verbose=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch complains of CHGNet once, here and not in the middle of a test
+            self.evaluate({"lattice": (4.0 * np.eye(3)).tolist(), "symbols": ["Na"], "frac": [[0.0, 0.0, 0.0]]})
 
     def evaluate(self, asked: dict[str, Any]) -> dict[str, Any]:
         """CHGNet's prediction in plain numbers."""

@@ -110,6 +110,21 @@ def test_estimates_are_for_the_settings_that_validation_will_use():
         assert module.estimate_cpu_seconds(row.structure, settings) == estimator.reference(element)
 
 
+def test_estimates_for_vasp_and_references_of_a_snapshot_for_nothing(crystal, tmp_path):
+    chemistry = Chemistry(elements=("K", "Mg", "F"))
+    perovskite = crystal["perovskite"]("K", "Mg", "F", 4.0)
+    estimator = CostEstimator.for_chemistry(ValidateSettings(code="vasp"), chemistry)
+    assert estimator.tier == "520 eV"
+    # Spin-polarized and with denser k-points than the fast protocol of pw.x, at a like cutoff.
+    assert estimator.compound(perovskite) > CostEstimator(DFT, TIER).compound(perovskite)
+    assert estimator.reference("Mg") > 0
+    (tmp_path / "snapshot.json").write_text("{}")
+    snapshot = ValidateSettings(code="vasp", vasp={"references": tmp_path / "snapshot.json"})
+    with_snapshot = CostEstimator.for_chemistry(snapshot, chemistry)
+    assert with_snapshot.reference("Mg") == 0.0
+    assert with_snapshot.compound(perovskite) == estimator.compound(perovskite)
+
+
 def test_a_candidate_that_cannot_be_estimated_fails_alone(crystal, write_store, run, reasons_of):
     overlapping = Structure(crystal["perovskite"]("K", "Mg", "F", 4.0).lattice, ["Na", "Na"], [[0, 0, 0], [0, 0, 0]])
     good = crystal["perovskite"]("K", "Mg", "F", 4.0)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from sluice.config import ValidateSettings
+from sluice.config_file import check_config
+from sluice.errors import ConfigError
 
 
 @pytest.mark.parametrize("launch", ["mpirun -np {ranks} --bind {where}", "mpirun -np {}", "mpirun -x 'A=1 -np {ranks}"])
@@ -33,3 +36,18 @@ def test_several_ranks_need_a_launcher_that_is_told_how_many() -> None:
         pytest.skip("one core only")
     with pytest.raises(ValidationError, match=r"must contain \{ranks\}"):
         ValidateSettings(ranks=2, launch="mpirun")
+
+
+def test_vasp_has_a_program_of_its_own_and_survives_the_command_line() -> None:
+    chosen = ValidateSettings(code="vasp", vasp={"kpar": 2})
+    assert (chosen.command, chosen.protocol_name) == ("vasp_std", "MPGGADoubleRelaxStaticMaker")
+    assert ValidateSettings.model_validate_json(chosen.model_dump_json()) == chosen
+    assert ValidateSettings(code="vasp", command="my-vasp").command == "my-vasp"
+    assert (ValidateSettings().command, ValidateSettings().protocol_name) == ("pw.x", "fast")
+
+
+def test_a_snapshot_of_pbe_energies_goes_with_pbe_only(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="flow must be MPGGADoubleRelaxStaticMaker"):
+        ValidateSettings(code="vasp", vasp={"flow": "MP24DoubleRelaxStaticMaker", "references": "snapshot.json"})
+    with pytest.raises(ConfigError, match=r"validate.vasp.references = .*none.json.*no such file"):
+        check_config({"validate": {"code": "vasp", "vasp": {"references": str(tmp_path / "none.json")}}})
