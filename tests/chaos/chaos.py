@@ -161,9 +161,9 @@ class Chaos:
                 f"{done.file or done.task} {done.after:.1f} s after the start")  # fmt: skip
             self.tally.save()
             if done.ends_run:
-                code = self._wait(driver)
+                self._wait(driver)
                 time.sleep(rng.choice([0.0, 0.5, 2.0]))
-                return None if done.victim != "snakemake" else code
+                return None
 
     def _kill(self, driver: subprocess.Popen, victim: str, rng: np.random.Generator, began: float) -> Kill | None:
         folders = (workdir(self.config), workdir(self.config).parent / "dft")

@@ -33,7 +33,7 @@ class Kill:
         after: seconds since the campaign was started or resumed.
         file: what was being written.
         task: directory of the calculation that was hit.
-        ends_run: whether the campaign has to be resumed.
+        ends_run: whether the driver died with it.
     """
 
     victim: str
@@ -176,7 +176,7 @@ def kill(driver: int, victim: str, pick: float, *, began: float, spared: set[str
     elif victim == "snakemake":
         if family.snakemake is None:
             return None
-        result.ends_run, result.processes = True, 1
+        result.processes = 1  # the one that runs the jobs, or one that is asked something in between
         _end(family.snakemake)
     elif victim == "driver":
         result.ends_run, result.processes = True, 1
