@@ -19,6 +19,7 @@ from sluice.chemistry.alloy_features import (
 )
 from sluice.chemistry.compositions import FormulaError
 from sluice.errors import BadDataError
+from sluice.experiments.dvae_data import read_elements
 
 TABLE = {
     "Fe": {"k": 170.0, "vm": 7.0, "tm": 1800.0, "vac": 8, "ar": 140.0, "chi": 1.8},
@@ -95,6 +96,35 @@ def test_pairs_are_recovered_only_where_alloys_determine_them():
     assert why_not(parse_alloy("AlNi"), known) == "no mixing enthalpy of Al-Ni"
     ternary = whole.fractions([parse_alloy("AlFeNi")])  # one equation for two unknowns
     assert why_not(parse_alloy("AlFe"), partial.with_recovered_pairs(ternary, np.array([-15.0]))) != ""
+
+
+def test_unknown_pairs_are_estimated_from_similar_elements():
+    """Where Al-Ni is not known, it is what Al-Fe is: nothing else is there to go by."""
+    estimated = elements({"Fe,Ni": -2.0, "Al,Fe": -11.0}).with_estimated_pairs()
+    value = estimated.pair_enthalpy[estimated.symbols.index("Al"), estimated.symbols.index("Ni")]
+    assert -11.0 <= value <= -2.0
+    assert np.array_equal(estimated.pair_enthalpy, estimated.pair_enthalpy.T)
+    assert estimated.pair_enthalpy[0, 1] == -11.0 and not np.diag(estimated.pair_enthalpy).any()
+
+
+def test_estimates_follow_pairs_left_out(sluice_data):
+    """Every tenth known pair estimated without it: correlation above .85, mean error below half the pairs' spread."""
+    folder = sluice_data / "hea_dvae"
+    if not folder.is_dir():
+        pytest.skip("SLUICE_DATA has no hea_dvae")
+    table = read_elements(folder)
+    i, j = np.triu_indices(len(table.symbols), k=1)
+    known = np.isfinite(table.pair_enthalpy[i, j])
+    i, j = i[known], j[known]
+    truth, guess = table.pair_enthalpy[i, j], np.zeros(known.sum())
+    for fold in range(10):
+        held = np.arange(len(i)) % 10 == fold
+        matrix = table.pair_enthalpy.copy()
+        matrix[i[held], j[held]] = matrix[j[held], i[held]] = np.nan
+        filled = AlloyElements(table.symbols, table.properties, matrix).with_estimated_pairs()
+        guess[held] = filled.pair_enthalpy[i[held], j[held]]
+    assert np.corrcoef(truth, guess)[0, 1] > 0.85
+    assert np.abs(truth - guess).mean() < 0.55 * np.abs(truth - truth.mean()).mean()
 
 
 def test_plain_values_hold_everything():

@@ -132,6 +132,23 @@ class AlloyElements:
         filled[i[where], j[where]] = filled[j[where], i[where]] = solution[determined]
         return AlloyElements(self.symbols, self.properties, filled)
 
+    def with_estimated_pairs(self) -> AlloyElements:
+        """Fill what is still unknown from pairs in which one element is replaced by similar ones.
+
+        ASSUME: H(A, B) is near the mean of H(A, C) over elements C like B, and the other way round, weighted by
+        exp(−d²) of the distance in standardized properties.
+        """
+        known = np.isfinite(self.pair_enthalpy) & ~np.eye(len(self.symbols), dtype=bool)
+        scaled = (self.properties - self.properties.mean(0)) / self.properties.std(0).clip(min=1e-9)
+        weight = np.exp(-((scaled[:, None] - scaled[None]) ** 2).sum(-1))
+        values = np.where(known, self.pair_enthalpy, 0.0)
+        # Over C: w(B, C) H(A, C), and the same with A and B exchanged.
+        total, norm = values @ weight.T, known.astype(float) @ weight.T
+        estimate = (total + total.T) / np.maximum(norm + norm.T, 1e-300)
+        return AlloyElements(
+            self.symbols, self.properties, np.where(np.isnan(self.pair_enthalpy), estimate, self.pair_enthalpy)
+        )
+
     def fractions(self, alloys: Iterable[Mapping[str, float]]) -> NDArray[np.float64]:
         """(n, elements) fractions of alloys given by symbol; elements outside the table are an error of the caller."""
         position = {s: k for k, s in enumerate(self.symbols)}

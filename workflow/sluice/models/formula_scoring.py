@@ -35,7 +35,8 @@ def score_alloys(model: Model, formulas: Sequence[str], device: str = "auto") ->
         device: ``auto``, ``cpu`` or ``cuda``.
 
     Returns:
-        (n,) scores, NaN where there is none, and the reason for each that is missing.
+        (n,) scores, NaN where there is none, and the reason for each that is missing; one that rests on an estimated
+        mixing enthalpy of a pair says so there.
 
     Raises:
         ModelError: if the file does not hold the elements' properties.
@@ -44,6 +45,7 @@ def score_alloys(model: Model, formulas: Sequence[str], device: str = "auto") ->
     if not isinstance(network, DisentangledVAE) or "alloy_elements" not in model.facts:
         raise ModelError(f"{model.path}: a {model.kind} model that cannot be applied to formulas")
     elements = AlloyElements.from_plain(model.facts["alloy_elements"])
+    completed = elements.with_estimated_pairs()
     reasons, alloys, rows = [""] * len(formulas), [], []
     for k, formula in enumerate(formulas):
         try:
@@ -51,13 +53,14 @@ def score_alloys(model: Model, formulas: Sequence[str], device: str = "auto") ->
         except FormulaError as error:
             reasons[k] = str(error)
             continue
-        reasons[k] = why_not(alloy, elements)
+        reasons[k] = why_not(alloy, completed)
         if not reasons[k]:
+            reasons[k] = why_not(alloy, elements).replace("no mixing enthalpy", "estimated mixing enthalpy")
             alloys.append(alloy)
             rows.append(k)
     scores = np.full(len(formulas), np.nan)
     if rows:
-        features = alloy_features(elements.fractions(alloys), elements, network.features)
+        features = alloy_features(completed.fractions(alloys), completed, network.features)
         where = pick_device(device)
         network = network.to(where).eval()
         with torch.inference_mode():
@@ -126,7 +129,8 @@ def score_formula_file(model: Model, path: Path, output: Path, device: str = "au
     for (name, formula), score, reason in zip(table, scores.tolist(), reasons, strict=True):
         writer.writerow([name, formula, "" if np.isnan(score) else f"{score:.6g}", reason])
     write_atomically(output, text.getvalue().encode())
-    bad = [f"  {name}: {reason}" for (name, _), reason in zip(table, reasons, strict=True) if reason]
+    missing = [(name, reasons[k]) for k, (name, _) in enumerate(table) if np.isnan(scores[k])]
+    bad = [f"  {name}: {reason}" for name, reason in missing]
     if bad:
         more = [f"  … and {len(bad) - SHOWN} more, see {output}"] if len(bad) > SHOWN else []
         print("\n".join([f"{len(bad)} of {len(table)} have no score:", *bad[:SHOWN], *more]), file=sys.stderr)
