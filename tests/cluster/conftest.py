@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from slurm_cluster import SlurmCluster, missing_programs, temporary_root, wait_until
+from slurm_cluster import PATIENCE, SlurmCluster, missing_programs, temporary_root, wait_until
 
 from snakemake_executor_plugin_sluice.identity import campaign_name
 from snakemake_executor_plugin_sluice.slurm_queue import QueuedJob, parse_squeue, squeue_command
@@ -67,9 +67,9 @@ class Driver:
     def wait(self, seconds: float) -> int:
         """Exit code; the log is shown if it takes longer."""
         try:
-            return self.process.wait(timeout=seconds)
+            return self.process.wait(timeout=PATIENCE * seconds)
         except subprocess.TimeoutExpired:
-            raise TimeoutError(f"driver still runs after {seconds} s:\n{self.text()}") from None
+            raise TimeoutError(f"driver still runs after {PATIENCE * seconds} s:\n{self.text()}") from None
 
     def text(self) -> str:
         """What it has printed."""

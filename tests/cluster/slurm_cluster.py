@@ -28,6 +28,7 @@ import psutil
 
 PROGRAMS = ("munged", "munge", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol", "sinfo")
 NODES = ("n1", "n2", "n3")  # n1 has two fake GPUs
+PATIENCE = 4  # longest waits are those of a quiet machine times this
 SLURM_CONF = """\
 ClusterName=sluicetest
 SlurmctldHost={host}(127.0.0.1)
@@ -102,7 +103,7 @@ def _free_ports(count: int) -> list[int]:
 
 def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
     """Wait for a condition; TimeoutError naming it otherwise."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PATIENCE * seconds
     while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError(f"not within {seconds:.0f} s: {what}")

@@ -145,7 +145,7 @@ def test_job_on_a_gpu_node_sees_its_gpu(campaign):
 
 @pytest.mark.smoke
 def test_killed_driver_attaches_again(campaign):
-    campaign.write(["a", "b"], "nap", "--seconds 12")
+    campaign.write(["a", "b"], "nap", "--seconds 25")
     driver = campaign.start()
     campaign.wait_running(2)
     before = {job.job_id for job in campaign.living()}
@@ -202,7 +202,7 @@ def test_one_interrupt_cancels_promptly(campaign):
     time.sleep(0.3)
     driver.process.send_signal(signal.SIGINT)  # an impatient second one leaves nothing behind
     assert driver.wait(20) == 1
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 20
     wait_until(lambda: not campaign.living(), 15, "no job left")
 
 

@@ -105,7 +105,7 @@ def test_calculation_that_is_warned_goes_on_with_the_same_energy(campaign, slurm
     job = next(number for number, job in campaign.jobs().items() if job.identity.label.endswith("warned"))
     # what SLURM does by itself with --signal=B:USR1@n before the limit
     slurm.run("scancel", "--batch", "--signal=USR1", job, check=True)
-    assert driver.wait(800) == 0, driver.text()
+    assert driver.wait(250) == 0, driver.text()
     assert driver.text().count("saved its state and goes on") == 1
     assert "Error in rule" not in driver.text()
     quiet, warned = records(campaign, task, "quiet", "warned")
@@ -132,7 +132,7 @@ def test_calculation_longer_than_its_limit_goes_on_with_the_same_energy(campaign
 
     task = write_calculations(campaign, plan, "limited", minutes=1)
     driver = campaign.start()
-    assert driver.wait(1200) == 0, driver.text()
+    assert driver.wait(300) == 0, driver.text()
     (limited,) = records(campaign, task, "limited")
     continued = driver.text().count("saved its state and goes on")
     assert continued >= 1 and "Error in rule" not in driver.text()
@@ -141,7 +141,7 @@ def test_calculation_longer_than_its_limit_goes_on_with_the_same_energy(campaign
     assert outcomes == ["continued"] * continued + ["done"]
     write_calculations(campaign, plan, "quiet", minutes=30)
     driver = campaign.start()
-    assert driver.wait(900) == 0, driver.text()
+    assert driver.wait(220) == 0, driver.text()
     (quiet,) = records(campaign, task, "quiet")
     assert abs(limited["energy_ev_per_atom"] - quiet["energy_ev_per_atom"]) < TOLERANCE_EV_PER_ATOM
 
@@ -163,7 +163,7 @@ def test_training_longer_than_its_limit_goes_on(campaign):
     write_training(campaign, epochs=1000)  # some 110 CPU seconds
     driver = campaign.start()
     wait_until((campaign.root / "logs" / "train_generator.log").exists, 200, "training starts")
-    assert driver.wait(1800) == 0, driver.text()
+    assert driver.wait(500) == 0, driver.text()
     continued = driver.text().count("saved its state and goes on")
     assert continued >= 1 and "Error in rule" not in driver.text()
     outcomes = [a.outcome for a in read_attempts(campaign.root / ATTEMPTS_FILE)]
@@ -177,6 +177,6 @@ def test_training_longer_than_its_limit_goes_on(campaign):
 def test_gpu_step_on_a_node_without_gpu_says_so(campaign):
     write_training(campaign, epochs=2, device="cuda")
     driver = campaign.start()
-    assert driver.wait(240) == 1, driver.text()
+    assert driver.wait(120) == 1, driver.text()
     assert "device is `cuda`, but torch finds no GPU on" in driver.text()
     assert "a partition with GPUs" in driver.text()
