@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from sluice.chemistry.alloy_features import AlloyElements, alloy_features, parse_alloy, why_not
-from sluice.chemistry.compositions import FormulaError, parse_formula
+from sluice.chemistry.compositions import FormulaError, parse_formula, read_formulas
 from sluice.errors import BadDataError
+from sluice.models.composition import CompositionModel
 from sluice.models.devices import pick_device
 from sluice.models.dvae import DisentangledVAE
 from sluice.models.modelfile import Model, ModelError, write_atomically
@@ -23,7 +24,8 @@ FORMULA_COLUMNS = ("formula", "composition", "alloy", "alloys", "pretty_formula"
 ID_COLUMNS = ("id", "material_id", "candidate_id", "candidate")
 SHOWN = 20  # formulas without a score that are named on standard error
 
-Scores = tuple[NDArray[np.float64], list[str]]
+# Scores, reasons for those that are missing and, where the model says it, standard deviations of the scores.
+Scores = tuple[NDArray[np.float64], list[str]] | tuple[NDArray[np.float64], list[str], NDArray[np.float64]]
 
 
 def score_alloys(model: Model, formulas: Sequence[str], device: str = "auto") -> Scores:
@@ -69,8 +71,33 @@ def score_alloys(model: Model, formulas: Sequence[str], device: str = "auto") ->
     return scores, reasons
 
 
+def score_compositions(model: Model, formulas: Sequence[str], device: str = "auto") -> Scores:
+    """Predicted value, or probability of class 1, of each formula, and how uncertain it is.
+
+    Args:
+        model: of kind ``composition``.
+        formulas: e.g. ``SrTiO3``, ``Ca3(PO4)2``, ``La1.85Sr0.15CuO4``.
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Returns:
+        (n,) scores, NaN where there is none; the reasons; with an ensemble or a network that predicts its own spread
+        (n,) standard deviations in the score's unit.
+    """
+    network = model.network
+    assert isinstance(network, CompositionModel)
+    compositions, reasons = read_formulas(formulas)
+    found = network.predict(compositions, pick_device(device))
+    reasons = [given or further for given, further in zip(reasons, found.reasons, strict=True)]
+    if network.settings.uncertainty or network.settings.members > 1:
+        return found.value, reasons, found.uncertainty
+    return found.value, reasons
+
+
 # What scores formulas, by kind of model.
-FORMULA_SCORERS: dict[str, Callable[[Model, Sequence[str], str], Scores]] = {"dvae": score_alloys}
+FORMULA_SCORERS: dict[str, Callable[[Model, Sequence[str], str], Scores]] = {
+    "dvae": score_alloys,
+    "composition": score_compositions,
+}
 
 
 def read_formula_table(path: Path) -> list[tuple[str, str]]:
@@ -114,6 +141,8 @@ def _is_formula(text: str) -> bool:
 def score_formula_file(model: Model, path: Path, output: Path, device: str = "auto") -> None:
     """Score a CSV of formulas: columns ``id``, ``formula``, ``score``, ``reason`` in the order of the input.
 
+    Models that say how uncertain they are add ``uncertainty``, a standard deviation in the score's unit.
+
     Raises:
         BadDataError: if the input is no CSV of formulas.
     """
@@ -122,12 +151,13 @@ def score_formula_file(model: Model, path: Path, output: Path, device: str = "au
             f"{path}: {model.path} ({model.kind}) scores compositions; give a CSV with a column `formula`"
         )
     table = read_formula_table(path)
-    scores, reasons = FORMULA_SCORERS[model.kind](model, [formula for _, formula in table], device)
+    scores, reasons, *further = FORMULA_SCORERS[model.kind](model, [formula for _, formula in table], device)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", "formula", "score", "reason"])
-    for (name, formula), score, reason in zip(table, scores.tolist(), reasons, strict=True):
-        writer.writerow([name, formula, "" if np.isnan(score) else f"{score:.6g}", reason])
+    writer.writerow(["id", "formula", "score", *(["uncertainty"] if further else []), "reason"])
+    for k, (name, formula) in enumerate(table):
+        numbers = ["" if np.isnan(column[k]) else f"{column[k]:.6g}" for column in (scores, *further)]
+        writer.writerow([name, formula, *numbers, reasons[k]])
     write_atomically(output, text.getvalue().encode())
     missing = [(name, reasons[k]) for k, (name, _) in enumerate(table) if np.isnan(scores[k])]
     bad = [f"  {name}: {reason}" for name, reason in missing]

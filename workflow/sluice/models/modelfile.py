@@ -16,6 +16,7 @@ from torch import nn
 
 from sluice.errors import SluiceError
 from sluice.models.cgcnn import CGCNN
+from sluice.models.composition import CompositionModel
 from sluice.models.cubicgan import CubicGAN
 from sluice.models.dvae import DisentangledVAE
 from sluice.models.gatgnn import GATGNN
@@ -32,6 +33,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "pu_bags": BaggedCGCNN,
     "cubicgan": CubicGAN,
     "dvae": DisentangledVAE,
+    "composition": CompositionModel,
 }
 
 

@@ -1,0 +1,138 @@
+"""Encodings of compositions and which properties of a good descriptor each has."""
+
+import numpy as np
+import pytest
+
+from sluice.chemistry.compositions import Compositions, symbols
+from sluice.chemistry.descriptor_properties import descriptor_properties
+from sluice.chemistry.encodings import (
+    ELEMENTS_85,
+    ELEMENTS_86,
+    ELEMENTS_87,
+    ElementEmbedding,
+    ElementFractions,
+    EncodingError,
+    Magpie,
+    OneHotCounts,
+    magpie_table,
+    make_encoding,
+)
+
+FORMULAS = [
+    *("NaCl", "MgO", "MgO2", "Fe2O3", "Fe3O4", "SrTiO3", "BaTiO3", "KMgF3", "K2PtCl6", "LiFePO4", "Ca3P2O8"),
+    *("AlN", "Al2O3", "Cu", "Si", "GaAs", "InAs", "YBa2Cu3O7", "CsPbBr3", "MoS2", "WSe2", "TiO2", "Ti2O3"),
+]
+
+
+def embedding():
+    rng = np.random.default_rng(0)
+    return ElementEmbedding(rng.normal(size=(119, 24)).astype(np.float32))
+
+
+def test_lists_of_elements():
+    assert [len(ELEMENTS_85), len(ELEMENTS_86), len(ELEMENTS_87)] == [85, 86, 87]
+    assert "Kr" in ELEMENTS_86 and "Kr" not in ELEMENTS_85 and "He" in ELEMENTS_87
+    assert list(ELEMENTS_86) == sorted(ELEMENTS_86, key=symbols().index)
+    assert ELEMENTS_86[-1] == "Pu"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "holds"),
+    [
+        # invariant, unique, smooth, transformable
+        (OneHotCounts(), (True, True, False, True)),
+        (OneHotCounts(ELEMENTS_87), (True, True, False, True)),
+        (ElementFractions(), (True, True, True, True)),
+        # The mode jumps where another element becomes the most frequent one.
+        (Magpie(), (True, True, False, False)),
+        (embedding(), (True, True, True, False)),
+    ],
+    ids=["onehot 85x8", "onehot 87x8", "fractions", "magpie", "embedding"],
+)
+def test_which_properties_hold(encoding, holds):
+    found = descriptor_properties(encoding, Compositions.from_formulas(FORMULAS))
+    print(encoding.name, found)
+    assert (found.invariant, found.unique, found.smooth, found.transformable) == holds
+
+
+def test_degeneracy_is_counted():
+    """Vectors of length 2 that put CsCl and RbBr on one point."""
+    table = np.zeros((119, 2), dtype=np.float32)
+    found = descriptor_properties(ElementEmbedding(table), Compositions.from_formulas(["NaCl", "MgO", "Fe2O3"]))
+    assert not found.unique and found.collisions == 3
+
+
+def test_one_hot():
+    encoding = OneHotCounts()
+    values = encoding.encode(Compositions.from_formulas(["Fe4O6"]))
+    assert values.shape == (1, 85, 8) and values.sum() == 2
+    assert values[0, ELEMENTS_85.index("Fe"), 1] == 1 and values[0, ELEMENTS_85.index("O"), 2] == 1
+    noisy = np.clip(values + np.random.default_rng(0).uniform(-0.4, 0.4, values.shape), 0, 1)
+    assert encoding.decode(noisy).formulas() == ["O3Fe2"]
+    assert encoding.decode(np.zeros((1, 85, 8))).sizes.tolist() == [0]
+    wrong = encoding.problems(Compositions.from_formulas(["NaCl", "KrF2", "Ca10P6O26", "Al0.1O"]))
+    assert wrong[0] == "" and "Kr is none of the 85" in wrong[1]
+    assert "13 atoms of O, at most 8" in wrong[2] and "10 atoms of O" in wrong[3]
+
+
+def test_fractions_back_to_formulas():
+    formulas = ["NaCl", "Fe2O3", "Al0.5CrFeCoNi", "O7Ca2Ti3Y5"]
+    encoding = ElementFractions()
+    found = encoding.decode(encoding.encode(Compositions.from_formulas(formulas)))
+    assert found.formulas() == ["NaCl", "O3Fe2", "AlCr2Fe2Co2Ni2", "O7Ca2Ti3Y5"]
+    assert encoding.encode(Compositions.from_formulas(formulas)).sum(axis=1) == pytest.approx(1)
+
+
+def test_magpie_equals_matminer():
+    matminer = pytest.importorskip("matminer.featurizers.composition", reason="matminer is not installed")
+    import warnings
+
+    from pymatgen.core import Composition
+
+    formulas = [*FORMULAS, "Al0.5CoCrFeNi", "La1.85Sr0.15CuO4"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        featurizer = matminer.ElementProperty.from_preset("magpie", impute_nan=True)
+        expected = np.array([featurizer.featurize(Composition(f)) for f in formulas])
+    found = Magpie().encode(Compositions.from_formulas(formulas))
+    assert found.shape == expected.shape == (len(formulas), 132)
+    assert np.allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_magpie_has_no_numbers_beyond_berkelium():
+    names, table = magpie_table()
+    assert len(names) == 22 and np.isfinite(table[1:98]).all()
+    assert "Cf is none of the elements that Magpie tabulates" in Magpie().problems(Compositions.from_formulas(["CfO2"]))
+
+
+@pytest.mark.parametrize("encoding", [OneHotCounts(), ElementFractions(("H", "O")), Magpie(), embedding()])
+def test_plain_values_make_the_same_encoding_again(encoding):
+    again = make_encoding(encoding.plain())
+    compositions = Compositions.from_formulas(["H2O", "H2O2"])
+    assert np.array_equal(again.encode(compositions), encoding.encode(compositions))
+    assert again.shape == encoding.encode(compositions).shape[1:]
+
+
+def test_bad_encodings():
+    with pytest.raises(EncodingError, match="magpie: this encoding cannot be turned back"):
+        Magpie().decode(np.zeros((1, 132)))
+    with pytest.raises(EncodingError, match="'petti' is no encoding; allowed are onehot"):
+        make_encoding({"name": "petti"})
+    with pytest.raises(EncodingError, match="different symbols"):
+        ElementFractions(("H", "H"))
+    with pytest.raises(EncodingError, match="119 rows"):
+        ElementEmbedding(np.zeros((5, 2)))
+    with pytest.raises(EncodingError, match="fractions and counts"):
+        ElementEmbedding(np.zeros((119, 2)), by="shares")
+    with pytest.raises(EncodingError, match="magpie: "):
+        make_encoding({"name": "magpie", "elements": []})
+
+
+def test_embedding_counts_atoms_of_the_smallest_formula():
+    encoding = ElementEmbedding(np.arange(119, dtype=np.float32)[:, None], by="counts")
+    assert encoding.encode(Compositions.from_formulas(["Fe4O6"]))[0, 0] == 2 * 26 + 3 * 8
+
+
+def test_no_compositions():
+    for encoding in (OneHotCounts(), ElementFractions(), Magpie(), embedding()):
+        assert encoding.encode(Compositions.from_formulas([])).shape == (0, *encoding.shape)
