@@ -33,16 +33,17 @@ from campaigns import (
     write_config,
 )
 from page import write_page
-from victims import VICTIMS, Kill, kill, kill_half_written, survivors
+from victims import VICTIMS, Kill, family_of, kill, kill_half_written, survivors
 
 from sluice.driver.launch import stop
 from sluice.driver.lease import is_alive, read_lease
 from sluice.driver.processes import end_processes, started_by
 
 KILLS_PER_CAMPAIGN = 28  # at most; then it is left alone to its end
-SHORTEST_MEAN = 6.0  # seconds of work between kills, mean
+SHORTEST_MEAN = 6.0  # seconds between kills from the first step on, mean
 EARLY_SHARE = 0.15  # of the kills come while a driver starts up and settles
 CRASHES_PER_JOB = 2  # how often pw.x may be killed in one job; validate.max_attempts absorbs that many
+LONGEST_START = 120.0  # seconds until a driver has settled and a step runs
 HANGS_AFTER = 1800.0  # seconds without an end
 FAILURES_IN_A_ROW = 4  # runs that end by themselves without being killed
 
@@ -89,6 +90,16 @@ def run_undisturbed(config: Path, tally: Tally) -> None:
         tally.values["undisturbed"] = {"seconds": time.monotonic() - began, "pw_starts": pw_starts(config)}
         tally.save()
     say(f"undisturbed: {tally.values['undisturbed']}")
+
+
+def wait_for_work(driver: subprocess.Popen) -> bool:
+    """Wait until a step runs, so that every start gets somewhere; False if the driver ended before."""
+    deadline = time.monotonic() + LONGEST_START
+    while time.monotonic() < deadline and driver.poll() is None:
+        if family_of(driver.pid).steps:
+            break
+        time.sleep(0.2)
+    return driver.poll() is None
 
 
 def clear_leftovers(config: Path) -> None:
@@ -145,7 +156,9 @@ class Chaos:
             if number >= self.wanted:
                 return self._wait(driver)
             early = rng.random() < EARLY_SHARE
-            delay = rng.uniform(0.1, 4.0) if early else 4.0 + rng.exponential(self.mean)
+            if not early and not wait_for_work(driver):
+                return driver.wait()
+            delay = rng.uniform(0.1, 4.0) if early else rng.exponential(self.mean)
             victim = str(rng.choice(list(VICTIMS), p=np.array(list(VICTIMS.values())) / sum(VICTIMS.values())))
             try:
                 return driver.wait(timeout=delay)
