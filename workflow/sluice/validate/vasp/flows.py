@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 from jobflow import Job, JobStore
@@ -14,6 +15,7 @@ from maggma.stores import JSONStore, MemoryStore
 from pymatgen.core import Structure
 
 from sluice.task_claims import check_claim
+from sluice.validate.espresso.history import History
 from sluice.validate.espresso.run import GeometryError, check_geometry, environment, locked
 from sluice.validate.remote import Queue, run_flow
 from sluice.validate.vasp.jobs import Options, make_flow
@@ -84,7 +86,7 @@ def run_calculation(
     try:
         check_geometry(structure)
     except GeometryError as error:
-        return _result([], structure, str(error), None)
+        return _result({}, structure, str(error), None)
     task_dir, asked = task_dir.resolve(), (task_id, structure, settings, options)
     with locked(task_dir), warnings.catch_warnings():
         # Of POTCARs that pymatgen's table does not have, of inputs that custodian changes: noted in the history.
@@ -98,17 +100,17 @@ def run_calculation(
             reason, document, names = "", None, []
             for job in _jobs(*asked):
                 names.append(job)
-                document = runner.document(job)
-                if document is None or not document.successful:
+                document = runner.finished(job)
+                if document is None:
                     reason = NOT_FINISHED if queue is not None else runner.run(lambda: _jobs(*asked)[len(names) - 1])
-                    document = runner.document(job)
+                    document = runner.finished(job)
                     _back_up(task_dir / STORE_FILE)
                 if reason:
                     break
             histories = {job.name: runner.history(job) for job in names}
         finally:
             store.close()
-    return _result(list(histories.items()), structure, reason, document)
+    return _result(histories, structure, reason, document)
 
 
 def _jobs(task_id: str, structure: Structure, settings: VaspCalculationSettings, options: Options) -> list[Job]:
@@ -116,22 +118,19 @@ def _jobs(task_id: str, structure: Structure, settings: VaspCalculationSettings,
 
 
 def _result(
-    histories: list[tuple[str, object]], start: Structure, reason: str, document: VaspDocument | None
+    histories: Mapping[str, History], start: Structure, reason: str, document: VaspDocument | None
 ) -> CalculationResult:
-    from sluice.validate.espresso.history import History
-
-    logs = [(name, log) for name, log in histories if isinstance(log, History)]
-    converged = not reason and document is not None and document.successful
+    found = None if reason else document
     return CalculationResult(
-        converged=converged,
+        converged=found is not None,
         reason=reason,
-        energy_ev_per_atom=document.energy_ev / len(document.structure) if converged and document else math.nan,
-        structure=document.structure if converged and document else start,
-        magnetization=document.magnetization if converged and document else math.nan,
-        document=document if converged else None,
-        cpu_seconds=sum(log.total("cpu_seconds") for _, log in logs),
-        wall_seconds=sum(log.total("wall_seconds") for _, log in logs),
-        attempts=max((log.failures + 1 for _, log in logs), default=0),
-        continuations=sum(log.continuations for _, log in logs),
-        history={name: log.events() for name, log in logs},
+        energy_ev_per_atom=math.nan if found is None else found.energy_ev / len(found.structure),
+        structure=start if found is None else found.structure,
+        magnetization=math.nan if found is None else found.magnetization,
+        document=found,
+        cpu_seconds=sum(log.total("cpu_seconds") for log in histories.values()),
+        wall_seconds=sum(log.total("wall_seconds") for log in histories.values()),
+        attempts=max((log.failures + 1 for log in histories.values()), default=0),
+        continuations=sum(log.continuations for log in histories.values()),
+        history={name: log.events() for name, log in histories.items()},
     )

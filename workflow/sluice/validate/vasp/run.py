@@ -79,9 +79,12 @@ def set_aside(folder: Path, names: tuple[str, ...] = ()) -> Restart | None:
     """
     if not folder.exists():
         return None
-    number = sum(1 for _ in folder.parent.glob(f"{folder.name}.stopped*")) + 1
-    aside = folder.with_name(f"{folder.name}.stopped{number}")
-    folder.rename(aside)
+    aside = folder.with_name(f"{folder.name}.stopped")
+    if last_geometry(folder) is None and aside.exists():  # killed before it had written its inputs
+        shutil.rmtree(folder)
+    else:
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
     structure = last_geometry(aside)
     if structure is None:
         return None
@@ -132,7 +135,7 @@ def prepare(job: Job, store: JobStore, restart: Restart | None) -> Job:
 
 
 @contextlib.contextmanager
-def _costs(history: History, ranks: int, **first: Any) -> Iterator[dict[str, Any]]:
+def _costs(history: History, **first: Any) -> Iterator[dict[str, Any]]:
     """Write a start and, unless the process dies, an end with the costs and what the block notes."""
     history.add("start", number=history.starts + 1, **first)
     began, before = time.time(), resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -164,6 +167,13 @@ class JobRunner:
         row = self.store.query_one({"uuid": job.uuid}, load=False)
         return None if row is None else VaspDocument.from_output(row["output"])
 
+    def finished(self, job: Job) -> VaspDocument | None:
+        """The document of a job that ended as it should; None if it has to be run, maybe to its end."""
+        document, folder = self.document(job), self.scratch / job.name
+        if document is None or not document.successful or (stop_asked(folder) and aborted(folder)):
+            return None
+        return document
+
     def history(self, job: Job) -> History:
         """What happened to a job."""
         (self.records / job.name).mkdir(parents=True, exist_ok=True)
@@ -189,13 +199,11 @@ class JobRunner:
             if warned():
                 raise Continue(f"{job.name}: VASP is not started so near the time limit", advanced=False)
             error = self._attempt(job, history, folder)
-            document = self.document(job)
-            stopped = stop_asked(folder)
-            if document is not None and document.successful and not (stopped and aborted(folder)):
+            if self.finished(job) is not None:
                 self.keep(folder)
                 return ""
             self.store.remove_docs({"uuid": job.uuid})
-            if not stopped:
+            if not stop_asked(folder):
                 reason = explain(folder, error)
                 history.add("gave_up", handler="custodian", problem=reason)
                 self.keep(folder)
@@ -223,7 +231,7 @@ class JobRunner:
         begun_with = {} if restart is None else {"from": "CONTCAR", "prev_dir": restart.prev_dir is not None}
         folder.mkdir(parents=True)
         error: BaseException | None = None
-        with _costs(history, self.options.launch.ranks, command=self.options.launch.line(), **begun_with) as notes:
+        with _costs(history, command=self.options.launch.line(), **begun_with) as notes:
             try:
                 with warnings.catch_warnings():
                     warnings.filterwarnings("ignore", message="cd is deprecated", category=FutureWarning)
@@ -231,6 +239,8 @@ class JobRunner:
                         now, store=self.store, root_dir=str(folder), log=False, allow_external_references=True,
                         raise_immediately=True,
                     )  # fmt: skip
+            except FileNotFoundError as problem:  # an output that VASP should have written
+                error = problem
             except (Continue, ClaimLostError, OSError, MemoryError, SystemExit, KeyboardInterrupt):
                 end_leftovers([folder])
                 notes["interrupted"] = True
