@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from jobflow import Flow, JobStore
-from maggma.stores import JSONStore
+from file_queue import FileQueue, open_store
+from jobflow import Flow
 from monty.json import MontyDecoder, MontyEncoder
 from pymatgen.core import Lattice, Structure
 
@@ -37,14 +36,6 @@ with Path({counter!r}).open("a") as played:
     played.write(here.name + "\\n")
 sys.exit({{"done": 0, "relaxed": 0}}.get(name, 1))
 """
-WORKER = """
-import sys
-from monty.serialization import dumpfn, loadfn
-job, store = loadfn(sys.argv[1])
-store.connect()
-job.run(store=store)
-store.close()
-"""
 
 
 def silicon() -> Structure:
@@ -59,54 +50,6 @@ def library() -> PseudoLibrary:
     except MissingProgramError as missing:
         pytest.skip(str(missing))
     return found
-
-
-def open_store(path: Path) -> JobStore:
-    store = JobStore(JSONStore(str(path), read_only=False))
-    store.connect()
-    return store
-
-
-class FileQueue:
-    """Does what jobflow-remote does with a flow, without its database: jobs as JSON, each run by another process."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir()
-        self.sent: list[str] = []
-        self.ended: dict[str, str] = {}
-        self.refuse = False
-
-    def states(self, job_ids):
-        for job_id in self.sent:  # a look is as good as a moment to work in
-            if job_id not in self.ended and not self.refuse:
-                path = self.folder / f"{job_id}.json"
-                done = subprocess.run(
-                    [sys.executable, "-W", "ignore", "-c", WORKER, str(path)],
-                    capture_output=True,
-                    text=True,
-                    check=False,
-                )
-                self.ended[job_id] = "COMPLETED" if done.returncode == 0 else "REMOTE_ERROR"
-                (self.folder / "log").write_text(done.stderr)
-                break
-        return {job_id: self.ended.get(job_id, "READY") for job_id in self.sent if job_id in job_ids}
-
-    def send(self, flow):
-        assert not set(self.sent) & set(flow.job_uuids), "sent twice"
-        for job, _ in flow.iterflow():
-            store = JobStore(JSONStore(str(self.folder / "store.json"), read_only=False))
-            (self.folder / f"{job.uuid}.json").write_text(json.dumps([job, store], cls=MontyEncoder))
-            self.sent.append(job.uuid)
-
-    def document(self, job_id):
-        if not (self.folder / "store.json").exists():
-            return None
-        store = open_store(self.folder / "store.json")
-        try:
-            return store.query_one({"uuid": job_id}, load=True)
-        finally:
-            store.close()
 
 
 @pytest.fixture(autouse=True)
