@@ -16,7 +16,7 @@ from sluice.store import Store
 from sluice.train.collect_training_set import collect_training_set
 from sluice.train.train_generator import train_generator, wanted
 
-SETTINGS = GeneratorSettings(epochs=3, batch_size=64, noise_size=16, critic_steps=2)
+SETTINGS = GeneratorSettings(epochs=3, batch_size=64, noise_size=16, critic_steps=2, random_elements=0.3, dropout=0.1)
 
 
 @pytest.fixture(scope="module")

@@ -140,7 +140,8 @@ class GanLearner:
         uniform = self.settings.mixing == "uniform"
         share = torch.rand(shape, device=real.device) if uniform else torch.randn(shape, device=real.device)
         mixed = (share * real + (1 - share) * fake).requires_grad_(True)
-        slope = torch.autograd.grad(self._critic(mixed).float().sum(), mixed, create_graph=True)[0]
+        # In full precision whatever the training's: the slope's own slope does not survive fewer bits.
+        slope = torch.autograd.grad(self.critic(mixed).sum(), mixed, create_graph=True)[0]
         penalty = ((slope.flatten(1).norm(dim=1) - 1) ** 2).mean()
         loss = -gap + self.settings.gradient_penalty * penalty
         self._critic_optimizer.zero_grad()
