@@ -275,6 +275,11 @@ class Config(Section):
                 f" {list(self.chemistry.space_groups)}"
             )
         generate, sites = self.generate, self.train.generator.base_sites
+        if sites != 3 and self.curate.source == "build":
+            raise ValueError(
+                f"train.generator.base_sites is {sites}, but curate.source `build` makes ternaries only; give a"
+                " database of quaternaries (source: files)"
+            )
         allowed = set(generate.allowed_elements or self.chemistry.elements) - set(generate.excluded_elements)
         outside = set(generate.allowed_elements) - set(self.chemistry.elements)
         if outside:

@@ -70,6 +70,7 @@ def keep_passing(
             writer.drop(chunk.candidate_id[~passed], found.reasons[~passed].tolist(), detail=details)
             done += len(chunk)
             report_progress(done, len(store), "candidates")
+        print(f"{writer.counts['out']} of {done} candidates pass ({writer.counts['out'] / max(1, done):.1%})")
 
 
 def lineage(store: Store) -> dict[str, Any]:
