@@ -47,7 +47,9 @@ def score(
     known = read_labels(labels, id_column, label_column)  # before the work: a wrong column is told at once
     score_input(model, crystals, output)
     typer.echo(f"{output} written")
-    _evaluate(model, output, known.to_dict(), below, classes=classes, quantity=label_column)
+    _evaluate(
+        model, output, {str(k): float(v) for k, v in known.items()}, below, classes=classes, quantity=label_column
+    )
 
 
 def _evaluate(

@@ -88,13 +88,15 @@ class TsdnnSynthesizability(Experiment):
         rows.append(
             summarize("share of unlabelled called positive, TSDNN", runs["test"], "unlabelled_positive", unit="share")
         )
-        for metric, words, paper in (
+        for metric, words, published in (
             ("tpr", "TPR on test positives, PU baseline", PAPER_PU_TPR),
             ("precision", "precision on the test table, PU baseline", None),
             ("unlabelled_positive", "share of unlabelled called positive, PU baseline", None),
         ):
             rows.append(
-                summarize(words, runs["bags"], metric, paper=paper, unit="share", n_train=_of(runs["bags"], "n_train"))
+                summarize(
+                    words, runs["bags"], metric, paper=published, unit="share", n_train=_of(runs["bags"], "n_train")
+                )
             )
         ratio = _of(runs["bags"], "parameters") / _of(runs["test"], "parameters")
         rows.append(
