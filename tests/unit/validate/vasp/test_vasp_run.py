@@ -1,0 +1,322 @@
+"""Real atomate2 flows under the real custodian, with the emulator in VASP's place: success, failures, interruptions."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import tarfile
+import threading
+import time
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from emulated_energies import evaluate
+from emulated_inputs import Cell
+from pymatgen.core import Structure
+from vasp_stand_ins import Emulator
+
+from sluice.step import Continue
+from sluice.task_library import pack_directory
+from sluice.time_limit import forget_warnings, heed_warnings
+from sluice.validate.vasp.flows import run_calculation
+from sluice.validate.vasp.jobs import Launch, Options
+from sluice.validate.vasp.schemas import CalculationResult
+from sluice.validate.vasp.sets import calculation_settings
+
+FORK = multiprocessing.get_context("fork")
+FLOW = "MPGGADoubleRelaxStaticMaker"
+MEV = 1e-3  # eV
+pytestmark = pytest.mark.filterwarnings("ignore:cd is deprecated:FutureWarning")  # monty, by jobflow
+
+
+def run(
+    emulator: Emulator, structure: Structure, where: Path, *, relax: str = "none", **further: object
+) -> CalculationResult:
+    options = Options(launch=Launch("", 1, str(emulator.program)), poll_seconds=0.02, monitor_seconds=0.1)
+    return run_calculation(
+        structure=structure,
+        settings=calculation_settings(structure, flow=FLOW, relax=relax),
+        task_id="NaCl-1",
+        task_dir=where / "work",
+        scratch=where / "work" / "scratch",
+        options=replace(options, **further),
+    )
+
+
+def chgnet(structure: Structure) -> float:
+    """CHGNet's energy of a geometry, eV/atom."""
+    cell = Cell(structure.lattice.matrix, [s.specie.symbol for s in structure], structure.frac_coords)
+    return evaluate(cell).energy / len(structure)
+
+
+@cache
+def lowest(length: float) -> float:
+    """CHGNet's lowest energy of rock salt, eV/atom, by the cell's length alone (Å, of the primitive cell)."""
+    lattice = length * np.array([[0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
+    scales = np.linspace(0.92, 1.02, 11)
+    cells = [Structure(scale * lattice, ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]) for scale in scales]
+    found = [chgnet(cell) for cell in cells]
+    near = np.argsort(found)[:4]
+    a, b, c = np.polyfit(scales[near], np.array(found)[near], 2)
+    return float(c - b**2 / (4 * a))
+
+
+def relaxed_energy(structure: Structure) -> float:
+    """What a relaxation of rock salt has to find."""
+    return lowest(structure.lattice.a * 2**0.5)
+
+
+def test_two_relaxations_and_a_static_calculation(emulator: Emulator, halite: Structure, tmp_path: Path) -> None:
+    result = run(emulator, halite, tmp_path, relax="cell")
+    assert result.converged and result.reason == "" and result.attempts == 1 and result.continuations == 0
+    assert emulator.jobs == ["relax_1", "relax_2", "static"]
+    assert [run["incar"]["NSW"] for run in emulator.runs] == [99, 99, 0]
+    # The energy is the model's at its own minimum.
+    assert result.energy_ev_per_atom == pytest.approx(chgnet(result.structure), abs=1e-6)
+    assert result.energy_ev_per_atom == pytest.approx(relaxed_energy(halite), abs=MEV)
+    assert chgnet(halite) > result.energy_ev_per_atom + MEV
+    assert result.document is not None
+    assert (result.document.run_type, result.document.version) == ("GGA", "6.4.2")
+    assert result.document.potcars == {"Na": "PAW_PBE Na_pv 01Jan1970", "Cl": "PAW_PBE Cl 01Jan1970"}
+    # What stays is text; nothing of it is the licensor's.
+    pack_directory(tmp_path / "work", tmp_path / "files.tar.xz")
+    with tarfile.open(tmp_path / "files.tar.xz") as tar:
+        names = tar.getnames()
+    for job in ("1_mp_gga_relax_1", "2_mp_gga_relax_2", "3_mp_gga_static"):
+        kept = {Path(name).name for name in names if name.startswith(f"{job}/")}
+        assert {"INCAR.gz", "OUTCAR.gz", "CONTCAR.gz", "vasprun.xml.gz", "attempts.jsonl", "custodian.json.gz"} <= kept
+        assert not any(name.startswith(("POTCAR", "WAVECAR", "CHG")) for name in kept)
+
+
+# Each message, the handler's change that cures it.
+CURES = {
+    "brmix": {"IMIX": 1},
+    "edddav": {"ALGO": "All"},
+    "too_few_bands": None,
+    "rot_matrix": {"ISYM": 0},
+    "pricel": {"SYMPREC": 1e-8, "ISYM": 0},
+    "amin": {"AMIN": 0.01},
+    "eddrmm": {"ALGO": "Normal"},
+    "posmap": {"SYMPREC": 1e-6},
+    "grad_not_orth": None,
+}
+
+
+@pytest.mark.parametrize("kind", CURES)
+def test_custodian_corrects_what_vasp_complains_of(
+    emulator: Emulator, halite: Structure, tmp_path: Path, kind: str
+) -> None:
+    emulator.fail({"kind": kind})
+    result = run(emulator, halite, tmp_path)
+    assert result.converged, result.reason
+    assert len(emulator.runs) == result.attempts > 1
+    events = result.history["1_mp_gga_static"]
+    corrections = [event for event in events if event["event"] == "correction"]
+    assert {event["problem"] for event in corrections} == {kind}
+    assert {(event["kind"], event["handler"]) for event in corrections} == {("failure", "EarlyErrorHandler")}
+    last = emulator.runs[-1]["incar"]
+    cure = CURES[kind]
+    assert "NBANDS" in last if cure is None else {tag: last[tag] for tag in cure} == cure
+
+
+def test_custodian_corrects_relaxations_and_goes_on_from_their_geometry(
+    emulator: Emulator, halite: Structure, tmp_path: Path
+) -> None:
+    emulator.fail(
+        {"kind": "zbrent", "step": 2, "job": "relax_1", "times": 1},
+        {"kind": "nicht_konv", "job": "relax_1", "times": 1},
+        {"kind": "subspacematrix", "job": "relax_2", "times": 1},
+    )
+    result = run(emulator, halite, tmp_path, relax="cell")
+    assert result.converged and result.attempts == 3
+    assert emulator.jobs == ["relax_1", "relax_1", "relax_1", "relax_2", "relax_2", "static"]
+    first, second, third, fourth, fifth, _ = emulator.runs
+    assert [str(run["incar"]["LREAL"]).lower() for run in (first, second, fourth, fifth)] == ["auto", "false"] * 2
+    assert second["incar"]["EDIFF"] > third["incar"]["EDIFF"] == 1e-6
+    assert np.allclose(first["lattice"], second["lattice"])  # there was no other geometry yet
+    assert not np.allclose(second["lattice"], third["lattice"])
+    assert result.energy_ev_per_atom == pytest.approx(relaxed_energy(halite), abs=MEV)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [("set_core_wf", "error in VASP: set_core_wf"), ("hopeless", "error in VASP: edddav")],
+)
+def test_what_nothing_cures_is_a_failure_with_its_reason(
+    emulator: Emulator, halite: Structure, tmp_path: Path, kind: str, reason: str
+) -> None:
+    emulator.fail({"kind": kind})
+    result = run(emulator, halite, tmp_path, max_attempts=3)
+    assert not result.converged and result.reason.startswith(reason)
+    assert np.isnan(result.energy_ev_per_atom)
+    assert len(emulator.runs) <= 3
+    assert result.history["1_mp_gga_static"][-1]["event"] == "gave_up"
+    assert (tmp_path / "work" / "1_mp_gga_static" / "vasp.out.gz").exists()
+
+
+def test_no_later_job_starts_after_a_failure(emulator: Emulator, halite: Structure, tmp_path: Path) -> None:
+    emulator.fail({"kind": "set_core_wf", "job": "relax_2"})
+    result = run(emulator, halite, tmp_path, relax="cell")
+    assert not result.converged and emulator.jobs == ["relax_1", "relax_2"]
+
+
+def test_a_hanging_run_is_ended_and_begun_again(emulator: Emulator, halite: Structure, tmp_path: Path) -> None:
+    emulator.fail({"kind": "hang", "times": 1})
+    result = run(emulator, halite, tmp_path, hang_seconds=6.0)
+    assert result.converged and result.attempts == 2
+    (correction,) = [e for e in result.history["1_mp_gga_static"] if e["event"] == "correction"]
+    assert (correction["handler"], correction["problem"]) == ("FrozenJobErrorHandler", "Frozen job")
+
+
+def test_an_scf_that_does_not_converge_gets_a_steadier_algorithm(
+    emulator: Emulator, halite: Structure, tmp_path: Path
+) -> None:
+    emulator.fail({"kind": "unconverged"})
+    result = run(emulator, halite, tmp_path)
+    assert result.converged and [run["incar"]["ALGO"] for run in emulator.runs] == ["Fast", "Normal"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"), [("truncate", "crashed"), ("memory", "crashed: slurmstepd: error: Detected 1 oom-kill event")]
+)
+def test_a_death_without_a_message_is_tried_again_and_then_given_up(
+    emulator: Emulator, halite: Structure, tmp_path: Path, kind: str, reason: str
+) -> None:
+    emulator.fail({"kind": kind, "times": 1})
+    result = run(emulator, halite, tmp_path / "once")
+    assert result.converged and result.attempts == 2
+    emulator.fail({"kind": kind, "job": "always"})
+    result = run(emulator, halite, tmp_path / "always", max_attempts=10)
+    assert not result.converged and result.reason.startswith(reason)
+    assert len(emulator.runs) == 2 + 3
+
+
+def test_a_program_that_says_nothing_is_no_output(emulator: Emulator, halite: Structure, tmp_path: Path) -> None:
+    emulator.fail({"kind": "silent"})
+    result = run(emulator, halite, tmp_path)
+    assert not result.converged and result.reason.startswith("no output")
+
+
+def test_a_kill_in_the_middle_goes_on_from_the_last_geometry(
+    emulator: Emulator, halite: Structure, tmp_path: Path
+) -> None:
+    emulator.fail({"kind": "kill", "step": 3, "job": "relax_1", "times": 1})
+    result = run(emulator, halite, tmp_path, relax="cell")
+    assert result.converged and result.attempts == 2
+    assert emulator.jobs == ["relax_1", "relax_1", "relax_2", "static"]
+    assert not np.allclose(emulator.runs[0]["lattice"], emulator.runs[1]["lattice"])
+    assert result.energy_ev_per_atom == pytest.approx(relaxed_energy(halite), abs=MEV)
+
+
+def as_a_step(emulator: Emulator, structure: Structure, where: Path) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what a step does
+    run(emulator, structure, where, relax="cell")
+
+
+@pytest.mark.parametrize(
+    ("job", "by"), [("relax_1", signal.SIGKILL), ("relax_2", signal.SIGTERM), ("static", signal.SIGKILL)]
+)
+def test_an_interrupted_flow_goes_on_where_it_was(
+    emulator: Emulator, halite: Structure, tmp_path: Path, job: str, by: signal.Signals
+) -> None:
+    emulator.slow_down(0.02)
+    process = FORK.Process(target=as_a_step, args=(emulator, halite, tmp_path))
+    process.start()
+    end = time.monotonic() + 120
+    folder = tmp_path / "work" / "scratch"
+    while True:  # until VASP is at work in the job, and a relaxation past its first step
+        found = [path for path in folder.glob(f"*{job}/OSZICAR") if path.exists()]
+        if found and found[0].read_text().count("DAV") > (7 if job == "relax_1" else 1):
+            break
+        assert time.monotonic() < end and process.is_alive()
+        time.sleep(0.01)
+    assert process.pid is not None
+    os.kill(process.pid, by)
+    process.join()
+    before = emulator.jobs
+    time.sleep(0.2)  # the kernel ends VASP with its parent
+    emulator.slow_down(0.0)
+    result = run(emulator, halite, tmp_path, relax="cell")
+    order = ["relax_1", "relax_2", "static"]
+    assert before == order[: order.index(job) + 1]
+    assert emulator.jobs == before + order[order.index(job) :]  # finished jobs are not run again
+    assert result.converged and result.continuations == 1 and result.attempts == 1
+    name = next(name for name in result.history if name.endswith(job))
+    assert [event["event"] for event in result.history[name]] == ["start", "end", "correction", "start", "end"]
+    assert result.history[name][2]["problem"] == "interrupted"
+    if job == "relax_1":
+        assert not np.allclose(emulator.runs[1]["lattice"], emulator.runs[0]["lattice"])
+    assert result.energy_ev_per_atom == pytest.approx(relaxed_energy(halite), abs=MEV)
+
+
+def test_a_run_out_of_time_stops_itself_and_goes_on_with_its_density(
+    emulator: Emulator, halite: Structure, tmp_path: Path
+) -> None:
+    emulator.slow_down(0.6)
+
+    def hurry_when_told_to_stop() -> None:
+        while not list(tmp_path.glob("work/scratch/*/STOPCAR.asked")):
+            time.sleep(0.05)
+        emulator.slow_down(0.0)
+
+    threading.Thread(target=hurry_when_told_to_stop, daemon=True).start()
+    result = run(emulator, halite, tmp_path, relax="cell", max_seconds=10.0)
+    assert result.converged and result.attempts == 1 and result.continuations >= 1
+    events = result.history["1_mp_gga_relax_1"]
+    assert [e["kind"] for e in events if e["event"] == "correction"] == ["continuation"] * result.continuations
+    starts = [e for e in events if e["event"] == "start"]
+    assert "prev_dir" not in starts[0] and all(start["prev_dir"] for start in starts[1:])
+
+
+def test_too_many_continuations_are_a_failure(emulator: Emulator, halite: Structure, tmp_path: Path) -> None:
+    emulator.slow_down(0.1)
+    result = run(emulator, halite, tmp_path, max_seconds=0.1, max_continuations=1)
+    assert not result.converged and result.reason == "out of time after 1 continuations"
+    assert len(emulator.runs) == 2
+
+
+def test_the_warning_before_a_time_limit_stops_vasp_and_the_step_is_continued(
+    emulator: Emulator, halite: Structure, tmp_path: Path
+) -> None:
+    emulator.slow_down(0.1)
+    heed_warnings()
+
+    def warn_when_the_first_geometry_is_done() -> None:
+        while not any(" F= " in path.read_text() for path in tmp_path.glob("work/scratch/*/OSZICAR")):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    threading.Thread(target=warn_when_the_first_geometry_is_done, daemon=True).start()
+    try:
+        with pytest.raises(Continue, match=r"relax_1: VASP stopped after \d+ geometries") as request:
+            run(emulator, halite, tmp_path, relax="cell")
+        assert request.value.advanced
+        with pytest.raises(Continue, match="not started so near the time limit"):
+            run(emulator, halite, tmp_path, relax="cell")
+    finally:
+        forget_warnings()
+    assert emulator.jobs == ["relax_1"]
+    emulator.slow_down(0.0)
+    result = run(emulator, halite, tmp_path, relax="cell")
+    assert result.converged and result.continuations == 1 and result.attempts == 1
+    assert emulator.jobs == ["relax_1", "relax_1", "relax_2", "static"]
+
+
+def test_a_damaged_job_store_costs_the_last_job_at_most(emulator: Emulator, halite: Structure, tmp_path: Path) -> None:
+    emulator.fail({"kind": "set_core_wf", "job": "static", "times": 1})
+    assert not run(emulator, halite, tmp_path, relax="cell").converged
+    store = tmp_path / "work" / "jobs.json"
+    store.write_text(store.read_text()[:-100])
+    result = run(emulator, halite, tmp_path, relax="cell")
+    assert result.converged and emulator.jobs == ["relax_1", "relax_2", "static", "static"]
+
+
+def test_overlapping_atoms_are_refused_before_vasp_starts(emulator: Emulator, tmp_path: Path) -> None:
+    overlap = Structure(np.eye(3) * 4, ["Na", "Cl"], [[0, 0, 0], [0.05, 0, 0]])
+    result = run(emulator, overlap, tmp_path)
+    assert not result.converged and "atoms overlap" in result.reason and emulator.runs == []
