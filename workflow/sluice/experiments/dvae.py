@@ -59,6 +59,7 @@ class DvaeSettings(Section):
 class DvaeConfig(ExperimentConfig):
     """The experiment's configuration."""
 
+    precision: Literal["32-true"] = Field("32-true", description="The members' own Adam works in single precision.")
     settings: DvaeSettings = DvaeSettings()
 
 
