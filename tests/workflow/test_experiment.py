@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "experiments"))
 
 from hea_data import write_hea_data
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 COMMAND = [sys.executable, "-m", "sluice.cli", "experiment", "dvae", "--quick", "--cores", "1"]
 
 
