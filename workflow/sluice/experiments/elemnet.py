@@ -1,0 +1,238 @@
+"""ElemNet and Roost on OQMD formation energies: error against depth, epochs and training size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import plotly.graph_objects as go
+from pydantic import Field
+
+from sluice.chemistry.composition_table import CompositionTable, composition_table, read_table
+from sluice.chemistry.compositions import Compositions
+from sluice.chemistry.encodings import ElementFractions, Magpie
+from sluice.config_base import Count, Section
+from sluice.config_composition import CompositionDataSettings, CompositionModelSettings
+from sluice.errors import BadDataError
+from sluice.experiments.experiment import Comparison, Experiment, ExperimentConfig, Job, Part, Row
+from sluice.experiments.folders import write_history, write_metrics
+from sluice.experiments.results import learning_curve, metric_of, summarize
+from sluice.models.baselines import fit_baseline
+from sluice.models.composition import CompositionModel
+from sluice.models.composition_training import save_composition_model, train_members
+from sluice.report.theme import styled
+
+UNIT = "eV/atom"
+# Milliseconds of CPU a composition and epoch, measured on one thread; ElemNet's share grows with its depth.
+ROOST_MS, ELEMNET_MS, BASELINE_MS = 1.2, 0.55, 0.12
+FULL_DEPTH = 17
+
+
+class ElemnetSettings(Section):
+    """Settings of the experiment."""
+
+    data: CompositionDataSettings = Field(
+        CompositionDataSettings(target_column="e_form", unit=UNIT, duplicates="lowest", max_sigma=5.0),
+        description="What is read of the data; rows without a formation energy are left out.",
+    )
+    rows: Count | None = Field(None, description="Compositions used, at random; null: all.")
+    elemnet: CompositionModelSettings = Field(CompositionModelSettings(), description="ElemNet as it is compared.")
+    roost: CompositionModelSettings = Field(CompositionModelSettings(model="roost"), description="Roost.")
+    depths: tuple[Count, ...] = Field((2, 4, 8, 12, 17, 24), description="Depths of ElemNet to compare.")
+    depth_epochs: Count = Field(30, description="Epochs for each depth.")
+    shares: tuple[float, ...] = Field((0.03, 0.1, 0.3), description="Shares of the training rows, learning curve.")
+    share_epochs: Count = Field(30, description="Epochs for each share.")
+    trees: Count = Field(100, description="Trees of the baselines.")
+
+
+class ElemnetConfig(ExperimentConfig):
+    """The experiment's configuration."""
+
+    settings: ElemnetSettings = ElemnetSettings()
+
+
+class ElemNet(Experiment):
+    """Two networks, two baselines, one job for each depth and each share of the training rows."""
+
+    config_type = ElemnetConfig
+
+    def parts(self, config: ElemnetConfig) -> list[Part]:
+        """The jobs."""
+        s = config.settings
+        return [
+            Part("elemnet", config.repeats),
+            Part("roost", config.repeats),
+            Part("random_forest"),
+            Part("gradient_boosting"),
+            *([Part("depth", len(s.depths))] if s.depths else []),
+            *([Part("share", len(s.shares))] if s.shares else []),
+        ]
+
+    def cpu_hours(self, config: ElemnetConfig) -> float:
+        """Rows times epochs times the measured cost of one."""
+        s = config.settings
+        rows = 0.8 * (s.rows or 200_000)
+
+        def elemnet_ms(depth: int) -> float:
+            return ELEMNET_MS * max(0.2, depth / FULL_DEPTH)
+
+        each = s.elemnet.epochs * s.elemnet.members * elemnet_ms(s.elemnet.depth)
+        each += s.roost.epochs * s.roost.members * ROOST_MS
+        total = config.repeats * each + sum(s.depth_epochs * elemnet_ms(depth) for depth in s.depths)
+        total += sum(s.shares) * s.share_epochs * elemnet_ms(s.elemnet.depth) + 2 * s.trees * BASELINE_MS
+        return total * rows / 3.6e6
+
+    def prepare(self, config: ElemnetConfig, folder: Path) -> None:
+        """Read the formation energies, merge duplicates, split."""
+        s = config.settings
+        source = config.data_folders["oqmd_formation"] / "oqmd_compositions.csv.gz"
+        # Two in five rows have no formation energy: they are no mistakes.
+        reading = read_table(source, s.data.model_copy(update={"max_bad_fraction": 0.9}))
+        unreadable = [reason for _, reason in reading.bad if "is no number" not in reason]
+        if len(unreadable) > s.data.max_bad_fraction * reading.rows:
+            raise BadDataError(f"{source}: {len(unreadable)} formulas cannot be read, e.g. {unreadable[0]}")
+        table = composition_table(reading, s.data, config.seed)
+        usable = np.array([p == "" for p in ElementFractions().problems(table.compositions)])
+        usable &= table.compositions.sizes > 1
+        chosen = np.flatnonzero(usable)
+        if s.rows is not None and s.rows < len(chosen):
+            chosen = np.sort(np.random.default_rng(config.seed).permutation(chosen)[: s.rows])
+        save_table(folder / "table.npz", table[chosen])
+
+    def run(self, config: ElemnetConfig, job: Job) -> None:
+        """Train and measure."""
+        s, table = config.settings, load_table(job.prepared / "table.npz")
+        if job.variant in ("random_forest", "gradient_boosting"):
+            found = fit_baseline(
+                table,
+                Magpie(),
+                job.variant,
+                trees=s.trees,
+                seed=job.seed,
+                threads=job.threads,  # type: ignore[arg-type]
+            )
+            _write(job.folder, table, found)
+            return
+        settings = s.roost if job.variant == "roost" else s.elemnet
+        seed = job.seed
+        if job.variant == "depth":
+            settings, seed = settings.model_copy(update={"depth": s.depths[job.repeat]}), config.seed
+            settings = settings.model_copy(update={"epochs": s.depth_epochs, "members": 1})
+        if job.variant == "share":
+            settings, seed = settings.model_copy(update={"epochs": s.share_epochs, "members": 1}), config.seed
+            table = thinned(table, s.shares[job.repeat], config.seed)
+        model, history = train_members(
+            table,
+            settings,
+            seed=seed,
+            checkpoints=job.checkpoints,
+            metrics=job.checkpoints / "final_metrics.csv",
+            device=config.device,
+            precision=config.precision,
+            threads=job.threads,
+        )
+        write_history(job.folder, history)
+        _write(job.folder, table, model.predict(table.compositions).value)
+        if job.variant in ("elemnet", "roost"):
+            _save(job, model, table)
+
+    def compare(self, config: ElemnetConfig, prepared: Path, runs: Mapping[str, Sequence[Path]]) -> Comparison:
+        """The table beside the papers', the figures."""
+        s, table = config.settings, load_table(prepared / "table.npz")
+        sizes = {"n_train": len(table.rows("train")), "n_test": len(table.rows("test")), "unit": UNIT}
+        rows = [
+            summarize("ElemNet MAE", runs["elemnet"], "test_mae", paper=0.050, **sizes),
+            summarize("Roost MAE", runs["roost"], "test_mae", paper=0.0297, **sizes),
+            summarize("random forest MAE", runs["random_forest"], "test_mae", note="Magpie", **sizes),
+            summarize("gradient boosting MAE", runs["gradient_boosting"], "test_mae", note="Magpie", **sizes),
+        ]
+        figures: dict[str, go.Figure] = {}
+        depth_rows = _curve(rows, runs.get("depth", []), [f"depth {d}" for d in s.depths], sizes)
+        if depth_rows:
+            figures["Error against depth"] = _line(list(s.depths), depth_rows, "layers", log=False)
+        full = metric_of(runs["elemnet"][0], "n_train")[0]
+        share_rows = _curve(
+            rows, runs.get("share", []), [f"{share:g} of the training rows" for share in s.shares], sizes
+        )
+        if share_rows:
+            xs = [share * full for share in s.shares]
+            figures["Learning curve"] = _line(xs, share_rows, "training compositions", log=True)
+        epochs = learning_curve(
+            {"ElemNet": runs["elemnet"], "Roost": runs["roost"]}, ["val_mae"], y_title=f"validation MAE, {UNIT}"
+        )
+        if epochs is not None:
+            figures["Error against epochs"] = epochs
+        best = min(("elemnet", "roost"), key=lambda name: np.mean([metric_of(r, "val_mae")[0] for r in runs[name]]))
+        return Comparison(rows, figures, runs[best][0] / "model.ckpt", _analysis(len(table)))
+
+
+def _analysis(n: int) -> list[str]:
+    return [
+        f"The papers train on 341 000 and 256 000 formation energies of OQMD, of which {n} are used here. The split is"
+        " random, by composition; of duplicates the lowest energy is kept; elements and energies beyond five standard"
+        " deviations are left out.",
+    ]
+
+
+def save_table(path: Path, table: CompositionTable) -> None:
+    """Write a table as plain arrays."""
+    c = table.compositions
+    np.savez_compressed(
+        path, offsets=c.offsets, numbers=c.numbers, amounts=c.amounts, target=table.target, split=table.split
+    )
+
+
+def load_table(path: Path) -> CompositionTable:
+    """Read what ``save_table`` wrote."""
+    with np.load(path) as stored:
+        compositions = Compositions(stored["offsets"], stored["numbers"], stored["amounts"])
+        return CompositionTable(compositions, stored["target"], stored["split"])
+
+
+def thinned(table: CompositionTable, share: float, seed: int) -> CompositionTable:
+    """The table with a share of its training rows; smaller shares are parts of larger ones."""
+    training = np.random.default_rng([seed, 17]).permutation(table.rows("train"))
+    kept = training[: max(2, round(share * len(training)))]
+    return table[np.sort(np.concatenate([kept, table.rows("val"), table.rows("test")]))]
+
+
+def _write(folder: Path, table: CompositionTable, predicted: np.ndarray) -> None:
+    error = np.abs(predicted - table.target)
+    # Elements that only held-out rows have cannot be predicted; they are counted.
+    missing = np.isnan(error)
+    metrics: dict[str, float] = {"n_train": float(len(table.rows("train"))), "unpredicted": float(missing.sum())}
+    for name in ("val", "test"):
+        rows = table.rows(name)[~missing[table.rows(name)]]
+        metrics[f"{name}_mae"] = float(error[rows].mean())
+        metrics[f"{name}_rmse"] = float(np.sqrt((error[rows] ** 2).mean()))
+    write_metrics(folder, metrics)
+
+
+def _save(job: Job, model: CompositionModel, table: CompositionTable) -> None:
+    facts = {
+        "output": f"formation energy, {UNIT}",
+        "training_rows": len(table.rows("train")),
+        "training_sha256": table.digest(),
+        "seed": job.seed,
+    }
+    save_composition_model(job.folder / "model.ckpt", model, facts)
+
+
+def _curve(rows: list[Row], runs: Sequence[Path], names: Sequence[str], sizes: Mapping[str, int | str]) -> list[float]:
+    """Add a row for each run; its mean absolute errors."""
+    for run, name in zip(runs, names, strict=True):
+        n_train = int(metric_of(run, "n_train")[0])
+        rows.append(summarize(f"ElemNet MAE, {name}", [run], "test_mae", **{**sizes, "n_train": n_train}))
+    return [metric_of(run, "test_mae")[0] for run in runs]
+
+
+def _line(x: Sequence[float], y: Sequence[float], title: str, *, log: bool) -> go.Figure:
+    figure = go.Figure(go.Scatter(x=list(x), y=list(y), mode="lines+markers"))
+    styled(figure)
+    figure.update_xaxes(title_text=title, type="log" if log else "linear")
+    figure.update_yaxes(title_text=f"test MAE, {UNIT}", type="log" if log else "linear")
+    return figure
+
+
+EXPERIMENT = ElemNet()
