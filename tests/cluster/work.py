@@ -36,6 +36,14 @@ def nap(*, name: str, seconds: float, output: Path) -> None:
     write_whole(output, os.environ.get("SLURM_JOB_ID", "-"))
 
 
+def hold(*, name: str, output: Path) -> None:
+    """Do nothing until the test makes the file ``go``."""
+    note_start(name)
+    while not Path("go").exists():
+        time.sleep(0.2)
+    write_whole(output, os.environ.get("SLURM_JOB_ID", "-"))
+
+
 def eat(*, name: str, megabytes: int, output: Path) -> None:
     """Use memory for a while."""
     note_start(name)
@@ -76,7 +84,7 @@ def launch(*, name: str, command: str, output: Path) -> None:
     write_whole(output, answer.stdout + answer.stderr)
 
 
-STEPS = {step.__name__: step for step in (nap, eat, count, rest, launch)}
+STEPS = {step.__name__: step for step in (nap, hold, eat, count, rest, launch)}
 
 if __name__ == "__main__":
     run_step(STEPS[sys.argv[1]], sys.argv[2:])
