@@ -311,7 +311,9 @@ class Magpie(Encoding):
 
     def problems(self, compositions: Compositions) -> list[str]:
         """See ``Encoding``."""
-        return _outside(compositions, np.asarray(np.isfinite(magpie_table()[1]).all(axis=1)), "the elements that Magpie tabulates")
+        return _outside(
+            compositions, np.asarray(np.isfinite(magpie_table()[1]).all(axis=1)), "the elements that Magpie tabulates"
+        )
 
 
 ENCODINGS: dict[str, Callable[..., Encoding]] = {
