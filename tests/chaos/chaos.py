@@ -33,17 +33,18 @@ from campaigns import (
     write_config,
 )
 from page import write_page
-from victims import VICTIMS, Kill, family_of, kill, kill_half_written, survivors
+from victims import VICTIMS, Kill, kill, kill_half_written, survivors
 
+from sluice.attempts import ATTEMPTS_FILE, read_attempts
 from sluice.driver.launch import stop
 from sluice.driver.lease import is_alive, read_lease
 from sluice.driver.processes import end_processes, started_by
 
 KILLS_PER_CAMPAIGN = 28  # at most; then it is left alone to its end
-SHORTEST_MEAN = 6.0  # seconds between kills from the first step on, mean
+MEAN_DELAY = 2.0  # seconds after the moment that is drawn
+JOB_START = 2.0  # seconds that a job takes to start
 EARLY_SHARE = 0.15  # of the kills come while a driver starts up and settles
 CRASHES_PER_JOB = 2  # how often pw.x may be killed in one job; validate.max_attempts absorbs that many
-LONGEST_START = 120.0  # seconds until a driver has settled and a step runs
 HANGS_AFTER = 1800.0  # seconds without an end
 FAILURES_IN_A_ROW = 4  # runs that end by themselves without being killed
 
@@ -92,14 +93,21 @@ def run_undisturbed(config: Path, tally: Tally) -> None:
     say(f"undisturbed: {tally.values['undisturbed']}")
 
 
-def wait_for_work(driver: subprocess.Popen) -> bool:
-    """Wait until a step runs, so that every start gets somewhere; False if the driver ended before."""
-    deadline = time.monotonic() + LONGEST_START
-    while time.monotonic() < deadline and driver.poll() is None:
-        if family_of(driver.pid).steps:
-            break
-        time.sleep(0.2)
-    return driver.poll() is None
+def job_seconds(undisturbed: Path) -> dict[str, float]:
+    """Seconds that each job took undisturbed, its start included."""
+    attempts = read_attempts(workdir(undisturbed) / ATTEMPTS_FILE)
+    return {a.job: a.ended - a.started + JOB_START for a in attempts if a.ended is not None}
+
+
+def progress(config: Path, seconds: dict[str, float]) -> float:
+    """Which share of the undisturbed run's work is done, running jobs in part."""
+    done: dict[str, float] = {}
+    for attempt in read_attempts(workdir(config) / ATTEMPTS_FILE):
+        most = seconds.get(attempt.job, 0.0)
+        spent = most if attempt.outcome == "done" else time.time() - attempt.started
+        if attempt.state in ("done", "running"):
+            done[attempt.job] = max(done.get(attempt.job, 0.0), min(most, spent))
+    return sum(done.values()) / sum(seconds.values())
 
 
 def clear_leftovers(config: Path) -> None:
@@ -118,11 +126,13 @@ class Chaos:
         entry: its part of the tally.
         tally: where to save.
         wanted: kills to reach in it, if it lasts that long.
-        mean: mean seconds of work between kills.
+        seconds: what its jobs take undisturbed, so that kills are spread over all of its work.
     """
 
-    def __init__(self, config: Path, entry: dict[str, Any], tally: Tally, *, wanted: int, mean: float) -> None:
-        self.config, self.entry, self.tally, self.wanted, self.mean = config, entry, tally, wanted, mean
+    def __init__(
+        self, config: Path, entry: dict[str, Any], tally: Tally, *, wanted: int, seconds: dict[str, float]
+    ) -> None:
+        self.config, self.entry, self.tally, self.wanted, self.seconds = config, entry, tally, wanted, seconds
         self.drivers: set[str] = set()
 
     def run(self) -> None:
@@ -156,9 +166,10 @@ class Chaos:
             if number >= self.wanted:
                 return self._wait(driver)
             early = rng.random() < EARLY_SHARE
-            if not early and not wait_for_work(driver):
-                return driver.wait()
-            delay = rng.uniform(0.1, 4.0) if early else rng.exponential(self.mean)
+            target = (number + rng.random()) / self.wanted
+            while not early and driver.poll() is None and progress(self.config, self.seconds) < target:
+                time.sleep(0.2)
+            delay = rng.uniform(0.1, 4.0) if early else rng.exponential(MEAN_DELAY)
             victim = str(rng.choice(list(VICTIMS), p=np.array(list(VICTIMS.values())) / sum(VICTIMS.values())))
             try:
                 return driver.wait(timeout=delay)
@@ -265,8 +276,7 @@ def main() -> None:
         config = write_config(folder / f"campaign-{entry['number']}", options.config)
         clear_leftovers(config)
         wanted = min(KILLS_PER_CAMPAIGN, options.kills - tally.kills + len(entry["kills"]))
-        mean = max(SHORTEST_MEAN, tally.values["undisturbed"]["seconds"] / (wanted + 1) - 4.0)
-        chaos = Chaos(config, entry, tally, wanted=wanted, mean=mean)
+        chaos = Chaos(config, entry, tally, wanted=wanted, seconds=job_seconds(undisturbed))
         chaos.run()
         chaos.compare(undisturbed)
         entry["through"] = True
