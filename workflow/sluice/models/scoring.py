@@ -54,9 +54,7 @@ def score_crystals(model: Model, crystals: Crystals, device: str = "auto") -> ND
         good = np.flatnonzero(usable(part))
         if len(good) == 0:
             continue
-        graphs = prepare_graphs(
-            part[good], neighbours=network.neighbours, cutoff=network.cutoff, scale=network.scale
-        )
+        graphs = prepare_graphs(part[good], neighbours=network.neighbours, cutoff=network.cutoff, scale=network.scale)
         batch_of = np.cumsum(part.n_atoms[good]) // ATOMS_PER_BATCH
         values = []
         with torch.inference_mode():
