@@ -184,7 +184,7 @@ class ElementFractions(_OverElements):
         whole = np.rint(ratios)
         # A ratio such as 2 : 3 has no integers relative to the smallest: small multiples of it are tried.
         for factor in range(1, 13):
-            fits = (np.abs(ratios * factor - np.rint(ratios * factor)) <= 1e-3 * factor).all(axis=1)
+            fits = np.all(np.abs(ratios * factor - np.rint(ratios * factor)) <= 1e-3 * factor, axis=1)
             if factor == 1:
                 done = fits
             else:

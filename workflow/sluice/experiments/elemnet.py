@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -18,12 +19,13 @@ from sluice.errors import BadDataError
 from sluice.experiments.experiment import Comparison, Experiment, ExperimentConfig, Job, Part, Row
 from sluice.experiments.folders import write_history, write_metrics
 from sluice.experiments.results import learning_curve, metric_of, summarize
-from sluice.models.baselines import fit_baseline
+from sluice.models.baselines import Baseline, fit_baseline
 from sluice.models.composition import CompositionModel
 from sluice.models.composition_training import save_composition_model, train_members
 from sluice.report.theme import styled
 
 UNIT = "eV/atom"
+BASELINES: dict[str, Baseline] = {"random_forest": "random_forest", "gradient_boosting": "gradient_boosting"}
 # Milliseconds of CPU a composition and epoch, measured on one thread; ElemNet's share grows with its depth.
 ROOST_MS, ELEMNET_MS, BASELINE_MS = 1.2, 0.55, 0.12
 FULL_DEPTH = 17
@@ -103,15 +105,9 @@ class ElemNet(Experiment):
     def run(self, config: ElemnetConfig, job: Job) -> None:
         """Train and measure."""
         s, table = config.settings, load_table(job.prepared / "table.npz")
-        if job.variant in ("random_forest", "gradient_boosting"):
-            found = fit_baseline(
-                table,
-                Magpie(),
-                job.variant,
-                trees=s.trees,
-                seed=job.seed,
-                threads=job.threads,  # type: ignore[arg-type]
-            )
+        if job.variant in BASELINES:
+            baseline = BASELINES[job.variant]
+            found = fit_baseline(table, Magpie(), baseline, trees=s.trees, seed=job.seed, threads=job.threads)
             _write(job.folder, table, found)
             return
         settings = s.roost if job.variant == "roost" else s.elemnet
@@ -140,7 +136,7 @@ class ElemNet(Experiment):
     def compare(self, config: ElemnetConfig, prepared: Path, runs: Mapping[str, Sequence[Path]]) -> Comparison:
         """The table beside the papers', the figures."""
         s, table = config.settings, load_table(prepared / "table.npz")
-        sizes = {"n_train": len(table.rows("train")), "n_test": len(table.rows("test")), "unit": UNIT}
+        sizes: dict[str, Any] = {"n_train": len(table.rows("train")), "n_test": len(table.rows("test")), "unit": UNIT}
         rows = [
             summarize("ElemNet MAE", runs["elemnet"], "test_mae", paper=0.050, **sizes),
             summarize("Roost MAE", runs["roost"], "test_mae", paper=0.0297, **sizes),
@@ -219,7 +215,7 @@ def _save(job: Job, model: CompositionModel, table: CompositionTable) -> None:
     save_composition_model(job.folder / "model.ckpt", model, facts)
 
 
-def _curve(rows: list[Row], runs: Sequence[Path], names: Sequence[str], sizes: Mapping[str, int | str]) -> list[float]:
+def _curve(rows: list[Row], runs: Sequence[Path], names: Sequence[str], sizes: Mapping[str, Any]) -> list[float]:
     """Add a row for each run; its mean absolute errors."""
     for run, name in zip(runs, names, strict=True):
         n_train = int(metric_of(run, "n_train")[0])

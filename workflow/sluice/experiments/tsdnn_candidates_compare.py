@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
 from pymatgen.core import Composition
 from sklearn.metrics import roc_curve
 
@@ -44,9 +44,10 @@ def _has(formula: str, element: str) -> bool:
     return element in Composition(formula).as_dict()
 
 
-def precision_in_top_half(negative: NDArray, score: NDArray) -> float:
+def precision_in_top_half(negative: ArrayLike, score: ArrayLike) -> float:
     """Share of E_f < 0 among the better half by score."""
-    top = np.argsort(-np.asarray(score), kind="stable")[: len(score) // 2]
+    scores = np.asarray(score)
+    top = np.argsort(-scores, kind="stable")[: len(scores) // 2]
     return float(np.asarray(negative)[top].mean())
 
 

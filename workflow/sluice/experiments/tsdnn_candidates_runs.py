@@ -52,7 +52,9 @@ def prepare(config: CandidateConfig, folder: Path) -> None:
     formulas = candidates.crystals.reduced_formulas()
     labels = {name: read_labels(labels_folder, f"{name}_fe/data_labeled.csv.gz") for name in LABELS}
     rng = np.random.default_rng([config.seed, 5])
-    labels = {k: v.sample(min(len(v), s.max_labelled), random_state=rng.integers(2**31)) for k, v in labels.items()}
+    labels = {
+        k: v.sample(min(len(v), s.max_labelled), random_state=int(rng.integers(2**31))) for k, v in labels.items()
+    }
     table = read_table(structures)
     cubic = table[table["cubicgan_like"] == 1]
     labelled = set(labels["unseparated"].index) | set(labels["separated"].index)
