@@ -26,7 +26,7 @@ from sluice.report.theme import styled
 
 UNIT = "eV/atom"
 BASELINES: dict[str, Baseline] = {"random_forest": "random_forest", "gradient_boosting": "gradient_boosting"}
-# Milliseconds of CPU a composition and epoch, measured on one thread; ElemNet's share grows with its depth.
+# Milliseconds of CPU a composition and epoch, estimated from the sizes of the layers; ElemNet's share grows with depth.
 ROOST_MS, ELEMNET_MS, BASELINE_MS = 1.2, 0.55, 0.12
 FULL_DEPTH = 17
 
