@@ -20,8 +20,10 @@ from sluice.models.composition import CompositionModel
 from sluice.models.cubicgan import CubicGAN
 from sluice.models.dvae import DisentangledVAE
 from sluice.models.gatgnn import GATGNN
+from sluice.models.matgan import Matgan
 from sluice.models.pu_bags import BaggedCGCNN
 from sluice.models.tsdnn import TSDNN
+from sluice.models.wgan import Wgan
 from sluice.provenance import created_with, sha256_of_file
 
 FORMAT = "sluice-model"
@@ -34,6 +36,8 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "cubicgan": CubicGAN,
     "dvae": DisentangledVAE,
     "composition": CompositionModel,
+    "wgan": Wgan,
+    "matgan": Matgan,
 }
 
 

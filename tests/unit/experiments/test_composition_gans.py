@@ -1,0 +1,146 @@
+"""The experiments `wgan` and `matgan` on small data: preparation, every job, the comparison."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sluice.chemistry.compositions import Compositions
+from sluice.experiments import matgan, wgan, wgan_runs
+from sluice.experiments.composition_gan_data import (
+    encodable,
+    load_compositions,
+    read_experimental_formulas,
+    read_oqmd_formulas,
+)
+from sluice.experiments.composition_gan_runs import FORMULAS_FILE
+from sluice.experiments.experiment import Job
+from sluice.experiments.plan import load_experiment_config
+
+METALS, ANIONS = ("Li", "Na", "K", "Mg", "Ca", "Sr", "Fe", "Cu"), ("O", "S", "Se", "F", "Cl")
+FORMULAS = [f"{m}{a}{x}{b}" for m, x in itertools.product(METALS, ANIONS) for a, b in ((1, 1), (2, 1), (1, 2), (2, 3))]
+GAN = {"batch_size": 32, "steps": 6, "noise_size": 8}
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """The data sets, with values that follow the composition, and rows that are to be left out."""
+    values = [0.1 * (k % 17) for k in range(len(FORMULAS))]
+    names = ("mp_properties", "supercon", "oqmd_formation", "synthesizability_kaist")
+    found = {name: tmp_path / name for name in names}
+    for folder in found.values():
+        folder.mkdir()
+
+    def write(name, file, formula, value, extra=()):
+        frame = pd.DataFrame({formula: FORMULAS, value: values})
+        frame = pd.concat([frame, pd.DataFrame(list(extra), columns=[formula, value])])
+        frame.to_csv(found[name] / file, index=False)
+
+    write("mp_properties", "mp-non-metals.csv.gz", "composition", "band_gap", [("KrF2", 9.0), ("Si", 1.1)])
+    write("supercon", "Supercon_data.csv.gz", "name", "Tc", [("La1.85Sr0.15CuO4", 38.0)])
+    extra = [("Fe", 0.0), ("Fe12O13", -1.0), ("MgSe9", None), ("LiNa", None), ("Li3Na2", 1e3)]
+    write("oqmd_formation", "oqmd_compositions.csv.gz", "formula", "e_form", extra)
+    write("synthesizability_kaist", "MP_icsd_CLscore.csv.gz", "composition", "CLscore", [("Mg2O2", 0.1)])
+    return found
+
+
+def job(config, folder, variant, needed=None):
+    run = folder / variant
+    run.mkdir(parents=True)
+    return Job(variant, 0, config.seed, folder / "prepared", needed or {}, run, folder / "checkpoints" / variant, 1)
+
+
+def run_all(experiment, config, folder):
+    (folder / "prepared").mkdir(parents=True)
+    experiment.prepare(config, folder / "prepared")
+    runs = {}
+    for part in experiment.parts(config):
+        made = job(config, folder, part.variant, {name: runs[name] for name in part.needs})
+        experiment.run(config, made)
+        runs[part.variant] = [made.folder]
+    return experiment.compare(config, folder / "prepared", runs)
+
+
+def test_oqmd_leaves_out_elements_outliers_and_large_counts(folders):
+    found = read_oqmd_formulas(folders["oqmd_formation"], None, 1)
+    assert len(found) == len(FORMULAS) + 1  # LiNa, which has no energy
+    assert len(read_oqmd_formulas(folders["oqmd_formation"], 20, 1)) == 20
+
+
+def test_known_crystals_are_neutral_and_counted_once(folders):
+    found, counts = read_experimental_formulas(folders["synthesizability_kaist"])
+    assert counts["rows"] == len(FORMULAS) + 1
+    assert counts["compositions"] == counts["encodable"] == len(FORMULAS)
+    assert len(found) == counts["valid"]
+    texts = set(found.formulas())
+    assert {"OMg", "Li2O", "FNa"} <= texts
+    assert not {"FMg2", "Li2F3", "F2K"} & texts
+
+
+def test_encodable_merges_equal_ratios():
+    assert len(encodable(Compositions.from_formulas(["FeO", "Fe2O2", "KrF2", "Fe9O2", "Fe"]))) == 1
+
+
+def test_families_of_superconductors():
+    formulas = ["Ba0.6K0.4Fe2As2", "FeSe", "YBa2Cu3O7", "Nb3Sn", "LaFeAsO", "CuS"]
+    classes = wgan_runs.superconductor_classes(Compositions.from_formulas(formulas))
+    assert [wgan_runs.CLASSES[k] for k in classes] == [
+        "iron-based", "iron-based", "copper-based", "other", "iron-based", "other",
+    ]  # fmt: skip
+
+
+def test_purity_of_separate_and_mixed_families():
+    rng = np.random.default_rng(0)
+    classes = np.repeat([0, 1, 2], 40)
+    apart = rng.normal(size=(120, 2)) + 100 * classes[:, None]
+    assert wgan_runs.purity(apart, classes) == 1.0
+    assert wgan_runs.purity(rng.normal(size=(120, 2)), classes) < 0.5
+
+
+def test_splits_are_disjoint_and_differ():
+    training, validation, test = wgan_runs.splits(50, 3, (0.1, 0.2), 1)
+    assert (training.shape, validation.shape, test.shape) == ((3, 35), (3, 5), (3, 10))
+    for k in range(3):
+        assert sorted([*training[k], *validation[k], *test[k]]) == list(range(50))
+    assert not np.array_equal(test[0], test[1])
+
+
+def test_wgan_end_to_end(tmp_path, folders):
+    config = wgan.WganConfig.model_validate({
+        "experiment": "wgan", "title": "t", "paper": "p", "repeats": 2, "device": "cpu", "data_folders": folders,
+        "settings": {"samples": 64, "tsne_rows": 100, "head": {"epochs": 2, "widths": [8]}, "gan": GAN},
+    })  # fmt: skip
+    found = run_all(wgan.EXPERIMENT, config, tmp_path / "run")
+    names = {row.quantity: row for row in found.rows}
+    tables = itertools.product(("mp_gap", "supercon", "oqmd"), ("wgan", "magpie", "onehot"), ("mae", "rmse", "r2"))
+    cells = [" ".join(cell) for cell in tables]
+    assert set(cells) <= set(names)
+    assert all(names[cell].repeats == 2 and np.isfinite(names[cell].sluice_mean) for cell in cells)
+    assert names["mp_gap wgan mae"].paper == 0.467
+    assert 0 < names["charge-neutral, training"].sluice_mean < 1
+    assert found.model.is_file()
+    assert "Critic loss on held-out compositions" in found.figures
+
+
+def test_matgan_end_to_end(tmp_path, folders):
+    gan = GAN | {"model": "matgan", "constraint": "penalty", "optimizer": "adam", "critic_steps": 1, "keep": "last"}
+    config = matgan.MatganConfig.model_validate({
+        "experiment": "matgan", "title": "t", "paper": "p", "device": "cpu", "data_folders": folders,
+        "settings": {"samples": 64, "gan": gan},
+    })  # fmt: skip
+    found = run_all(matgan.EXPERIMENT, config, tmp_path / "run")
+    names = {row.quantity: row.sluice_mean for row in found.rows}
+    rejected = sum(value for name, value in names.items() if name.startswith("rejected: "))
+    assert names["decodable"] + rejected == pytest.approx(1.0)
+    compositions, _ = load_compositions(tmp_path / "run" / "prepared" / FORMULAS_FILE)
+    assert f"{len(compositions)} formulas stand in" in found.analysis[0]
+
+
+@pytest.mark.parametrize("name", ["wgan", "matgan"])
+def test_configurations_are_legal(repository, name):
+    experiment, config = load_experiment_config(repository / "config" / "experiments" / f"{name}.yaml")
+    assert experiment.parts(config)[0].variant == "gan"
+    assert experiment.cpu_hours(config) > config.cpu_hours  # so that cuts are made

@@ -1,0 +1,235 @@
+"""WGAN and MatGAN: printed sizes, the critic's formula, training and resume, draws and their census."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from sluice.chemistry.composition_keys import composition_keys
+from sluice.chemistry.compositions import Compositions
+from sluice.chemistry.encodings import OneHotCounts
+from sluice.config_composition_gan import CompositionGanSettings
+from sluice.errors import SluiceError
+from sluice.models import composition_gan_training, composition_sampling
+from sluice.models.composition_gan_training import (
+    CompositionGanLearner,
+    SparseMatrices,
+    hold_out,
+    make_gan,
+    train_composition_gan,
+)
+from sluice.models.composition_sampling import (
+    EMPTY,
+    ONE_ELEMENT,
+    TOO_MANY,
+    TWO_COUNTS,
+    CompositionSampler,
+    decode_matrices,
+    take_census,
+)
+from sluice.models.matgan import Matgan
+from sluice.models.training import Plan, train
+from sluice.models.wgan import Wgan
+
+ELEMENTS = ("Li", "O", "Na", "Mg", "S", "Cl", "Ti", "Fe", "Sr", "Ba")
+COUNTS = 4
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Networks for ten elements and four counts instead of 85 and eight."""
+    encoding = OneHotCounts(ELEMENTS, COUNTS)
+
+    def make(settings):
+        kind, arguments = (
+            {"wgan": Wgan, "matgan": Matgan}[settings.model],
+            {"elements": list(ELEMENTS), "max_count": COUNTS},
+        )
+        if settings.model == "wgan":
+            arguments |= {"embedding_size": settings.embedding_size, "critic_widths": list(settings.critic_widths)}
+        return kind(noise_size=settings.noise_size, **arguments), arguments
+
+    monkeypatch.setattr(composition_gan_training, "make_gan", make)
+    monkeypatch.setattr(composition_gan_training, "OneHotCounts", lambda: encoding)
+
+
+def oxides():
+    metals = [symbol for symbol in ELEMENTS if symbol not in ("O", "S", "Cl")]
+    return Compositions.from_formulas(
+        [
+            f"{m}{a}{x}{b}"
+            for m, x in itertools.product(metals, ("O", "S", "Cl"))
+            for a, b in ((1, 1), (2, 1), (1, 2), (2, 3))
+        ]
+    )
+
+
+def settings(**values):
+    return CompositionGanSettings(
+        **{"noise_size": 8, "embedding_size": 6, "critic_widths": (5,), "batch_size": 16, "steps": 10} | values
+    )
+
+
+def sizes(network):
+    shapes = [network.generator.start]
+    x = torch.zeros(1, *network.generator.start)
+    for layer in network.generator.layers:
+        x = layer(x)
+        shapes.append(tuple(x.shape[1:]))
+    return shapes
+
+
+def test_printed_sizes():
+    assert sizes(Wgan()) == [(256, 5, 4), (128, 11, 8), (64, 22, 8), (32, 43, 8), (1, 85, 8)]
+    matgan = Matgan()
+    assert [shape[1:] for shape in sizes(matgan)] == [(6, 4), *[(11, 8)] * 2, *[(22, 8)] * 2, *[(43, 8)] * 2, (85, 8)]
+    assert matgan.generator.dense.out_features == 6144
+    assert len(matgan.critic.layers) == len(matgan.generator.layers) == 7
+    assert matgan.critic.output.in_features == 6 * 4 * 256
+
+
+def test_critic_sums_counts_times_vectors():
+    network, compositions = Wgan(embedding_size=7).eval(), Compositions.from_formulas(["SrTiO3", "Fe2O3"])
+    matrices = torch.from_numpy(network.encoding.encode(compositions))
+    sums = torch.from_numpy(network.element_encoding("counts").encode(compositions))
+    assert torch.allclose(network.critic(matrices), network.critic.head(sums).squeeze(1), atol=1e-5)
+
+
+def test_elements_outside_the_matrices_have_no_vector():
+    found = Wgan(embedding_size=3).element_encoding().problems(Compositions.from_formulas(["SrTiO3", "KrF2"]))
+    assert found[0] == ""
+    assert "Kr" in found[1]
+
+
+def test_sparse_matrices_are_those_of_the_encoding():
+    compositions, encoding = oxides(), OneHotCounts()
+    rows = np.array([5, 0, 5, len(compositions) - 1])
+    found = SparseMatrices.of(compositions, encoding).dense(rows)
+    np.testing.assert_array_equal(found, encoding.encode(compositions[rows]))
+
+
+def test_compositions_outside_the_matrices_are_refused():
+    with pytest.raises(SluiceError, match=r"number 2: .*12"):
+        SparseMatrices.of(Compositions.from_formulas(["FeO", "Fe12O"]), OneHotCounts())
+
+
+def fit(folder, chosen, learner=None):
+    compositions = oxides()
+    training, validation = hold_out(len(compositions), 0.25, 1)
+    made = learner or CompositionGanLearner(compositions, chosen, training=training, validation=validation, epochs=3)
+    plan = Plan(
+        description="test", n_rows=len(training), epochs=3, batch_size=16, seed=1, digest="d", threads=1, device="cpu",
+        checkpoints=folder / "checkpoints", checkpoint_minutes=1e-9, metrics=folder / "metrics.csv",
+    )  # fmt: skip
+    return made, train(made, plan)
+
+
+RECIPES = [
+    {"critic_steps": 2},
+    {"constraint": "penalty", "average": 0.9},
+    {"model": "matgan", "constraint": "penalty", "optimizer": "adam", "critic_steps": 1, "keep": "last"},
+]
+
+
+@pytest.mark.parametrize("values", RECIPES, ids=["clipping", "penalty", "matgan"])
+def test_interrupted_training_ends_with_the_same_bits(tmp_path, small, values):
+    whole, rows = fit(tmp_path / "whole", settings(**values))
+    training, validation = hold_out(len(oxides()), 0.25, 1)
+    killed = CompositionGanLearner(oxides(), settings(**values), training=training, validation=validation, epochs=3)
+    taken, step = [], killed.step
+
+    def fail(index, progress):
+        taken.append(0)
+        if len(taken) == 7:
+            raise RuntimeError("killed")
+        return step(index, progress)
+
+    killed.step = fail
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(tmp_path / "part", settings(**values), killed)
+    again, rows_again = fit(tmp_path / "part", settings(**values))
+    assert rows_again == rows
+    assert again.steps_done == whole.steps_done
+    for name, value in whole.weights().items():
+        assert torch.equal(value, again.weights()[name]), name
+    for name, value in whole.state()["critic"].items():
+        assert torch.equal(value, again.state()["critic"][name]), name
+
+
+def test_clipping_bounds_the_critic(tmp_path, small):
+    learner, rows = fit(tmp_path, settings(clip=0.02))
+    assert max(float(weight.detach().abs().max()) for weight in learner.critic.parameters()) <= 0.02 + 1e-7
+    assert "gradient_penalty" not in rows[0]
+
+
+def test_kept_is_the_smallest_loss_behind_the_warm_up(tmp_path, small):
+    learner, rows = fit(tmp_path, settings(warm_up=0.5))
+    assert learner.first_kept == 2
+    assert learner.best_loss == rows[2]["val_critic_loss"]
+
+
+def test_training_refuses_too_few(tmp_path):
+    with pytest.raises(SluiceError, match="too few"):
+        train_composition_gan(
+            oxides()[:1], settings(), seed=1, checkpoints=tmp_path, metrics=tmp_path / "m.csv", device="cpu"
+        )
+
+
+@pytest.mark.parametrize("values", [{"validation_share": 0.0}, {"validation_share": 0.95}, {"clip": 0}, {"model": "x"}])
+def test_bad_settings_are_refused(values):
+    with pytest.raises(ValidationError):
+        settings(**values)
+
+
+def test_draws_that_are_no_composition_are_counted_by_reason():
+    encoding = OneHotCounts()
+    values = np.concatenate([encoding.encode(Compositions.from_formulas(["Fe2O2", "SrTiO3"])), np.zeros((4, 85, 8))])
+    values[3, 5, :2] = 1  # two counts
+    values[3, 6, 0] = 1
+    values[4, 5, 3] = 0.7  # one element
+    values[5, :9, 0] = 1  # nine elements
+    found, rejected = decode_matrices(values.astype(np.float32), encoding.numbers)
+    assert found.formulas() == ["OFe", "O3TiSr"]
+    assert rejected == {EMPTY: 1, TWO_COUNTS: 1, ONE_ELEMENT: 1, TOO_MANY: 1}
+
+
+class Fixed:
+    """A sampler whose draws are known."""
+
+    def __init__(self, formulas):
+        self.formulas = formulas
+
+    def draw(self, n, seed, first=0):
+        for start in range(0, n, 3):
+            part = Compositions.from_formulas(self.formulas[start : start + 3])
+            yield composition_sampling.Draw(part, dict.fromkeys(composition_sampling.REASONS, 0))
+
+
+def test_census_counts_by_hand(tmp_path):
+    formulas = ["NaCl", "Na2Cl2", "LiF2", "MgO", "KBr", "KBr"]
+    known, held_out = (composition_keys(Compositions.from_formulas(f)) for f in (["NaCl", "MgO"], ["K2Br2", "CaO"]))
+    census = take_census(
+        Fixed(formulas), 6, 0, known=known, held_out=held_out, table="smact14", scratch=tmp_path / "scratch"
+    )
+    assert census.recovered == 0.5
+    assert (census.drawn, census.decoded, census.distinct) == (6, 6, 4)
+    assert (census.novel, census.distinct_novel) == (3, 2)  # LiF2, KBr, KBr
+    assert (census.neutral, census.distinct_neutral) == (5, 3)  # all but LiF2
+    assert (census.ordered, census.valid_novel, census.distinct_valid_novel) == (5, 2, 1)
+    assert census.shares()["unique"] == pytest.approx(4 / 6)
+    assert not (tmp_path / "scratch").exists()
+
+
+def test_draws_depend_on_seed_and_batch_only(monkeypatch):
+    monkeypatch.setattr(composition_sampling, "BATCH", 16)
+    network, _ = make_gan(CompositionGanSettings(noise_size=4))
+    sampler = CompositionSampler(network, threshold=0.52, device="cpu")
+    whole = list(sampler.draw(40, 7))
+    assert [len(d.compositions) + sum(d.rejected.values()) for d in whole] == [16, 16, 8]
+    (second,) = sampler.draw(16, 7, first=1)
+    assert second.rejected == whole[1].rejected
+    assert second.compositions.formulas() == whole[1].compositions.formulas()

@@ -1,0 +1,209 @@
+"""Drawing compositions by the million from WGAN or MatGAN: each batch from a seed of its own, flat in memory."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sluice.chemistry.charge_neutrality import charge_rule
+from sluice.chemistry.composition_keys import composition_keys
+from sluice.chemistry.compositions import Compositions
+from sluice.models.devices import pick_device
+from sluice.models.wgan import CompositionGan
+from sluice.step import report_progress
+
+BATCH = 4096
+THRESHOLD = 0.5  # from which an entry of the matrix is a one
+MAX_ELEMENTS = 8  # as MatGAN's authors filter
+EMPTY, TWO_COUNTS, ONE_ELEMENT, TOO_MANY = "empty", "two counts for one element", "one element", "too many elements"
+REASONS = (EMPTY, TWO_COUNTS, ONE_ELEMENT, TOO_MANY)
+BUCKETS = 64
+RECORD = np.dtype([("key", "u8"), ("flags", "u1")])
+NOVEL, NEUTRAL, ORDERED = 1, 2, 4
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One batch of draws.
+
+    Attributes:
+        compositions: those that are one.
+        rejected: how many are none, by reason.
+    """
+
+    compositions: Compositions
+    rejected: dict[str, int]
+
+
+def decode_matrices(
+    values: NDArray[np.float32], numbers: NDArray[np.int64], threshold: float = THRESHOLD
+) -> tuple[Compositions, dict[str, int]]:
+    """Compositions of the matrices that hold one.
+
+    Args:
+        values: (n, elements, counts) entries.
+        numbers: (elements,) atomic number of each row, ascending.
+        threshold: from which an entry is a one.
+
+    Returns:
+        The compositions as drawn (Fe2O2 stays Fe2O2), and how many matrices hold none, by reason.
+    """
+    ones = values >= threshold
+    each = ones.sum(axis=2)  # counts that an element has
+    elements = (each > 0).sum(axis=1)
+    reason = np.select([elements == 0, (each > 1).any(axis=1), elements == 1, elements > MAX_ELEMENTS], [1, 2, 3, 4], 0)
+    good = reason == 0
+    amounts = np.where(ones.any(axis=2), ones.argmax(axis=2) + 1, 0)[good]
+    rows, places = np.nonzero(amounts)
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=int(good.sum())))]).astype(np.int64)
+    found = Compositions(offsets, numbers[places].astype(np.uint8), amounts[rows, places].astype(np.float64))
+    return found, {name: int((reason == k + 1).sum()) for k, name in enumerate(REASONS)}
+
+
+class CompositionSampler:
+    """Draws from a trained network.
+
+    Args:
+        network: WGAN or MatGAN; put into evaluation mode on the device.
+        threshold: from which an entry of the matrix is a one.
+        device: ``auto``, ``cpu`` or ``cuda``.
+    """
+
+    def __init__(self, network: CompositionGan, *, threshold: float = THRESHOLD, device: str = "auto") -> None:
+        self.device = pick_device(device)
+        self.generator = network.generator.to(self.device).eval()
+        self.numbers, self.threshold = network.encoding.numbers, threshold
+
+    def draw(self, n: int, seed: int, first: int = 0) -> Iterator[Draw]:
+        """Batches of ``n`` draws in all; batch k depends on ``seed`` and ``first`` + k only."""
+        for batch, start in enumerate(range(0, n, BATCH)):
+            size = min(BATCH, n - start)
+            noise = np.random.default_rng([seed, first + batch, 23]).standard_normal(
+                (BATCH, self.generator.noise_size), dtype=np.float32
+            )[:size]
+            with torch.inference_mode():
+                values = self.generator(torch.from_numpy(noise).to(self.device)).float().cpu().numpy()
+            yield Draw(*decode_matrices(values, self.numbers, self.threshold))
+
+
+@dataclass(frozen=True)
+class Census:
+    """What a number of draws holds.
+
+    Attributes:
+        drawn: draws.
+        rejected: draws that are no composition, by reason.
+        decoded: draws that are one; ``novel`` those of them not among the known, ``neutral`` those that charges can
+            balance, ``ordered`` those that they can with cations less electronegative than anions, ``valid_novel`` both
+            ordered and novel.
+        distinct: different compositions; the same of them alone.
+        recovered: share of the held-out compositions that were drawn; NaN without any.
+    """
+
+    drawn: int
+    rejected: dict[str, int]
+    decoded: int
+    novel: int
+    neutral: int
+    ordered: int
+    valid_novel: int
+    distinct: int
+    distinct_novel: int
+    distinct_neutral: int
+    distinct_ordered: int
+    distinct_valid_novel: int
+    recovered: float
+
+    def shares(self) -> dict[str, float]:
+        """All of it as shares of the draws that are a composition, of the different ones, or of all draws."""
+        decoded, distinct, drawn = max(1, self.decoded), max(1, self.distinct), max(1, self.drawn)
+        names = ("novel", "neutral", "ordered", "valid_novel")
+        return {
+            "decodable": self.decoded / drawn,
+            **{f"rejected_{name.replace(' ', '_')}": count / drawn for name, count in self.rejected.items()},
+            "unique": self.distinct / decoded,
+            "recovered": self.recovered,
+            **{name: getattr(self, name) / decoded for name in names},
+            **{f"distinct_{name}": getattr(self, f"distinct_{name}") / distinct for name in names},
+        }
+
+
+def take_census(
+    sampler: CompositionSampler,
+    n: int,
+    seed: int,
+    *,
+    known: NDArray[np.uint64],
+    held_out: NDArray[np.uint64],
+    table: str,
+    scratch: Path,
+) -> Census:
+    """Draw and count; keys wait in files, so that memory does not grow with ``n``.
+
+    Args:
+        sampler: what draws.
+        n: number of draws.
+        seed: of the draws.
+        known: keys of the known compositions.
+        held_out: keys of compositions to be found again.
+        table: of oxidation states, see ``charge_rule``.
+        scratch: folder of this function's own, emptied first and removed in the end.
+    """
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    known, held_out = np.unique(known), np.unique(held_out)
+    seen = np.zeros(len(held_out), dtype=bool)
+    rule = charge_rule(table)
+    rejected = dict.fromkeys(REASONS, 0)
+    totals, drawn = np.zeros(5, np.int64), 0
+    for draw in sampler.draw(n, seed):
+        for name, count in draw.rejected.items():
+            rejected[name] += count
+        records = np.zeros(len(draw.compositions), RECORD)
+        records["key"] = composition_keys(draw.compositions)
+        neutral = rule.neutral(draw.compositions)
+        ordered = rule.ordered(draw.compositions)
+        records["flags"] = NOVEL * ~is_in(records["key"], known) + NEUTRAL * neutral + ORDERED * ordered
+        totals += _tally(records["flags"])
+        seen[np.searchsorted(held_out, records["key"][is_in(records["key"], held_out)])] = True
+        _spool(records, scratch)
+        drawn += len(records) + sum(draw.rejected.values())
+        report_progress(drawn, n, "compositions", "drawing")
+    distinct = np.zeros(5, np.int64)
+    for path in sorted(scratch.glob("bucket_*")):
+        records = np.fromfile(path, RECORD)
+        _, first = np.unique(records["key"], return_index=True)
+        distinct += _tally(records["flags"][first])
+    shutil.rmtree(scratch, ignore_errors=True)
+    recovered = float(seen.mean()) if len(seen) else float("nan")
+    names = ("decoded", "novel", "neutral", "ordered", "valid_novel")
+    different = ("distinct", *(f"distinct_{name}" for name in names[1:]))
+    counts = dict(zip((*names, *different), [*totals.tolist(), *distinct.tolist()], strict=True))
+    return Census(drawn=drawn, rejected=rejected, recovered=recovered, **counts)
+
+
+def is_in(keys: NDArray[np.uint64], known: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """(n,) whether each key is among the sorted known ones."""
+    if len(known) == 0:
+        return np.zeros(len(keys), dtype=bool)
+    places = np.minimum(np.searchsorted(known, keys), len(known) - 1)
+    return known[places] == keys
+
+
+def _tally(flags: NDArray[np.uint8]) -> NDArray[np.int64]:
+    both = NOVEL | ORDERED
+    counts = [(flags & flag > 0).sum() for flag in (NOVEL, NEUTRAL, ORDERED)]
+    return np.array([len(flags), *counts, (flags & both == both).sum()], np.int64)
+
+
+def _spool(records: NDArray[np.void], scratch: Path) -> None:
+    bucket = records["key"] % np.uint64(BUCKETS)
+    for number in np.unique(bucket).tolist():
+        with (scratch / f"bucket_{number:02d}").open("ab") as handle:
+            handle.write(records[bucket == number].tobytes())
