@@ -1,8 +1,8 @@
 # Sluice: curate -> train -> generate -> screen -> validate -> report, each stage a file of rules.
-import os
 from pathlib import Path
 
 from sluice.config_file import check_config
+from sluice.dag import container_image
 
 if not config:
 
@@ -17,9 +17,9 @@ CAMPAIGN = check_config(
 workdir: CAMPAIGN.workdir
 
 
-if "SLUICE_CONTAINER" in os.environ:
+if container_image() is not None:
 
-    container: os.environ["SLUICE_CONTAINER"]  # for --software-deployment-method apptainer
+    container: container_image()  # for --software-deployment-method apptainer
 
 
 wildcard_constraints:

@@ -88,3 +88,10 @@ def test_models_of_objectives_are_inputs():
     assert dag.objective_models(ScreenSettings()) == []
     by_model = Objective(quantity="output", model=Path("m.ckpt"), direction="maximize")
     assert dag.objective_models(ScreenSettings(objectives=(by_model,))) == ["m.ckpt"]
+
+
+def test_container_image_is_the_users_or_none(monkeypatch):
+    monkeypatch.setenv("SLUICE_CONTAINER", "/images/sluice.sif")
+    assert dag.container_image() == "/images/sluice.sif"
+    monkeypatch.setenv("SLUICE_CONTAINER", "")
+    assert dag.container_image() is None

@@ -128,3 +128,8 @@ def runtime_minutes(base: int) -> Callable[..., int]:
 def prefer_this_python() -> None:
     """Put the programs of this Python first on the path, for the commands of rules."""
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+
+
+def container_image() -> str | None:
+    """The Apptainer image of ``SLUICE_CONTAINER`` that jobs run in with ``--software-deployment-method apptainer``."""
+    return os.environ.get("SLUICE_CONTAINER") or None
