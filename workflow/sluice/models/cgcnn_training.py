@@ -16,6 +16,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, l1_loss, mse_l
 from sluice.models.cgcnn import CGCNN
 from sluice.models.graphs import GraphBatch, Graphs
 from sluice.models.layers import GraphNetwork
+from sluice.models.training import BestEpoch
 
 WARM_UP = 0.1  # share of the steps in which the rate rises
 GRADIENT_NORM = 5.0
@@ -33,7 +34,7 @@ def one_cycle(progress: float) -> float:
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))
 
 
-class GraphLearner:
+class GraphLearner(BestEpoch):
     """A graph network in training.
 
     Args:
@@ -73,8 +74,7 @@ class GraphLearner:
         self.task, self.hyperparameters = task, dict(hyperparameters)
         self.learning_rate, self.weight_decay, self.batch_size = learning_rate, weight_decay, batch_size
         self.network_type, self.strain, self.loss_name = network_type, strain, loss
-        self.best_rank = [-math.inf, -math.inf]
-        self.best: dict[str, torch.Tensor] = {}
+        super().__init__()
 
     def set_up(self, fabric: Fabric) -> None:
         """Build the network and its optimizer."""
@@ -83,6 +83,7 @@ class GraphLearner:
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay
         )
+        self.optimizers = (self.optimizer,)
         self._model, self._optimizer = fabric.setup(self.network, self.optimizer)
 
     def _loss(self, output: torch.Tensor, rows: NDArray[np.int64]) -> torch.Tensor:
@@ -140,26 +141,5 @@ class GraphLearner:
                 row["val_mae"] = float(np.abs(output - self.target[rows]).mean())
         auc = row.get("val_roc_auc", math.nan)
         rank = [0.0 if math.isnan(auc) else auc, -row.get("val_loss", -float(epoch))]
-        if rank > self.best_rank:
-            self.best_rank = rank
-            self.best = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
+        self.keep_if_best(rank)
         return row
-
-    def use_best(self) -> None:
-        """Go back to the best epoch's weights."""
-        self.network.load_state_dict(self.best)
-
-    def state(self) -> dict[str, Any]:
-        """Weights, optimizer, and the best epoch so far."""
-        return {
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "best": self.best,
-            "best_rank": self.best_rank,
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """The other way round."""
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.best, self.best_rank = state["best"], state["best_rank"]

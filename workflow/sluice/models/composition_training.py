@@ -19,14 +19,14 @@ from sluice.errors import SluiceError
 from sluice.models.cgcnn_training import one_cycle, roc_auc
 from sluice.models.composition import MAX_LOG_SPREAD, CompositionModel, combined
 from sluice.models.modelfile import save_model
-from sluice.models.training import Plan, Row, train
+from sluice.models.training import BestEpoch, Plan, Row, train
 from sluice.provenance import sha256_of_text
 
 GRADIENT_NORM = 10.0
 EVALUATION_ROWS = 4096
 
 
-class CompositionLearner:
+class CompositionLearner(BestEpoch):
     """One network in training.
 
     Args:
@@ -35,13 +35,14 @@ class CompositionLearner:
         encoding: see ``CompositionModel``.
     """
 
+    network: CompositionModel
+
     def __init__(
         self, table: CompositionTable, settings: CompositionModelSettings, encoding: Mapping[str, Any] | None = None
     ) -> None:
         self.table, self.settings, self.encoding = table, settings, encoding
         self.training, self.validation = table.rows("train"), table.rows("val")
-        self.best_rank = [-math.inf, -math.inf]
-        self.best: dict[str, torch.Tensor] = {}
+        super().__init__()
 
     def set_up(self, fabric: Fabric) -> None:
         """Build the network and its optimizer, take the scale from the training rows."""
@@ -57,6 +58,7 @@ class CompositionLearner:
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay
         )
+        self.optimizers = (self.optimizer,)
         self._model, self._optimizer = fabric.setup(self.network, self.optimizer)
 
     def _loss(self, output: torch.Tensor, rows: NDArray[np.int64]) -> torch.Tensor:
@@ -108,29 +110,8 @@ class CompositionLearner:
                 wanted = self._target[torch.from_numpy(self.validation)]
                 row["val_mae"] = float((output[:, 0] - wanted).abs().mean()) * float(self.network.target_std)
                 rank = [-row["val_mae"], -row["val_loss"]]
-        if rank > self.best_rank:
-            self.best_rank = rank
-            self.best = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
+        self.keep_if_best(rank)
         return row
-
-    def use_best(self) -> None:
-        """Go back to the best epoch's weights."""
-        self.network.load_state_dict(self.best)
-
-    def state(self) -> dict[str, Any]:
-        """Weights, optimizer, and the best epoch so far."""
-        return {
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "best": self.best,
-            "best_rank": self.best_rank,
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """The other way round."""
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.best, self.best_rank = state["best"], state["best_rank"]
 
 
 def train_members(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from sluice.models.cgcnn_training import one_cycle
 from sluice.models.composition import CompositionModel
 from sluice.models.heads import PAPER_WIDTHS
 from sluice.models.layers import Dense
+from sluice.models.training import BestEpoch
 
 EVALUATION_ROWS = 4096
 
@@ -44,7 +44,7 @@ class StackedHeads(nn.Module):
         return self.layers[-1](x).squeeze(-1)
 
 
-class StackedHeadsLearner:
+class StackedHeadsLearner(BestEpoch):
     """Stacked heads in training; each member keeps its best validation epoch.
 
     Args:
@@ -55,6 +55,8 @@ class StackedHeadsLearner:
         learning_rate: Adam's peak step.
         loss: ``mae`` or ``mse``.
     """
+
+    network: StackedHeads
 
     def __init__(
         self,
@@ -70,9 +72,8 @@ class StackedHeadsLearner:
         self.values, self.target = values, target
         self.training, self.validation = training, validation
         self.widths, self.learning_rate, self.loss = tuple(widths), learning_rate, loss
-        members = len(training)
-        self.best: dict[str, Tensor] = {}
-        self.best_mae = torch.full((members,), math.inf, dtype=torch.float64)
+        super().__init__()
+        self.best_rank = torch.full((len(training),), -math.inf, dtype=torch.float64)  # each member's own
 
     def set_up(self, fabric: Fabric) -> None:
         """Build the networks; inputs and targets are scaled by each member's own training rows."""
@@ -86,6 +87,7 @@ class StackedHeadsLearner:
         self.target_mean, self.target_std = chosen.mean(axis=1), chosen.std(axis=1)
         self.target_std[self.target_std == 0] = 1.0
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=self.learning_rate)
+        self.optimizers = (self.optimizer,)
         self._network, self._optimizer = fabric.setup(self.network, self.optimizer)
         device = fabric.device
         self._mean, self._std = self.input_mean.to(device), self.input_std.to(device)
@@ -122,34 +124,15 @@ class StackedHeadsLearner:
         """Mean validation error over the members; each keeps its best weights."""
         error = np.abs(self.predict(self.validation) - self.target[self.validation])
         mae = torch.from_numpy(error.mean(axis=1))
-        better = mae < self.best_mae
-        self.best_mae = torch.where(better, mae, self.best_mae)
-        state = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
+        better = -mae > self.best_rank
+        self.best_rank = torch.where(better, -mae, self.best_rank)
+        state = self.weights_now()
         before = self.best or state
         self.best = {
             name: torch.where(better.reshape(-1, *[1] * (value.ndim - 1)), value, before[name])
             for name, value in state.items()
         }
         return {"val_mae": float(mae.mean())}
-
-    def use_best(self) -> None:
-        """Go back to each member's best epoch."""
-        self.network.load_state_dict(self.best)
-
-    def state(self) -> dict[str, Any]:
-        """Weights, optimizer, and the best epochs so far."""
-        return {
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "best": self.best,
-            "best_mae": self.best_mae,
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """The other way round."""
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.best, self.best_mae = state["best"], state["best_mae"]
 
     def ensemble(self, encoding: Encoding, compositions: Compositions) -> CompositionModel:
         """The members as one model of compositions; their scales go into their first and last layers.

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,53 @@ class Learner(Protocol):
 
     def load_state(self, state: dict[str, Any]) -> None:
         """The other way round."""
+
+
+class BestEpoch:
+    """The part of a learner that keeps its best epoch's weights and knows its state.
+
+    Attributes:
+        network: what is trained; the learner's ``set_up`` makes it.
+        optimizers: all of its optimizers, in a fixed order.
+        best: weights of the best epoch so far.
+        best_rank: how good that was; compared as a list, the larger the better.
+    """
+
+    network: torch.nn.Module
+    optimizers: Sequence[torch.optim.Optimizer]
+
+    def __init__(self) -> None:
+        self.best: dict[str, torch.Tensor] = {}
+        self.best_rank: Any = [-math.inf, -math.inf]
+
+    def weights_now(self) -> dict[str, torch.Tensor]:
+        """A copy of the present weights in main memory."""
+        return {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
+
+    def keep_if_best(self, rank: list[float]) -> None:
+        """Remember the present weights if they rank above all before."""
+        if rank > self.best_rank:
+            self.best_rank, self.best = rank, self.weights_now()
+
+    def use_best(self) -> None:
+        """Go back to the best epoch's weights."""
+        self.network.load_state_dict(self.best)
+
+    def state(self) -> dict[str, Any]:
+        """Weights, optimizers, and the best epoch so far."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "best": self.best,
+            "best_rank": self.best_rank,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """The other way round."""
+        self.network.load_state_dict(state["network"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.best, self.best_rank = state["best"], state["best_rank"]
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,13 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from sluice.models.cgcnn_training import GRADIENT_NORM, one_cycle, roc_auc
 from sluice.models.graphs import GraphBatch, Graphs
+from sluice.models.training import BestEpoch
 from sluice.models.tsdnn import TSDNN, Answer
 
 AVERAGE_DECAY = 0.99  # of the moving average that the student's gain is measured against
 
 
-class TsdnnLearner:
+class TsdnnLearner(BestEpoch):
     """A TSDNN in training.
 
     Args:
@@ -43,6 +44,8 @@ class TsdnnLearner:
         moving_average: ``kept``: over the steps; ``redrawn``: as in the published code, a random number at each step.
         student_labels: weight of the labelled crystals in the student's own loss; the paper's is 0.
     """
+
+    network: TSDNN
 
     def __init__(
         self,
@@ -69,8 +72,7 @@ class TsdnnLearner:
         self.sign = 1.0 if gain == "old_minus_new" else -1.0
         self.redrawn = moving_average == "redrawn"
         self.average = 0.0
-        self.best_rank = [-math.inf, -math.inf]
-        self.best: dict[str, Tensor] = {}
+        super().__init__()
 
     def set_up(self, fabric: Fabric) -> None:
         """Build both networks and their optimizers."""
@@ -171,28 +173,14 @@ class TsdnnLearner:
             row["val_accuracy"] = float(((own > 0) == (target > 0.5)).mean())
         auc = row.get("val_roc_auc", math.nan)
         rank = [0.0 if math.isnan(auc) else auc, row.get("val_accuracy", float(epoch))]
-        if rank > self.best_rank:
-            self.best_rank = rank
-            self.best = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
+        self.keep_if_best(rank)
         return row
 
-    def use_best(self) -> None:
-        """Go back to the best epoch's weights."""
-        self.network.load_state_dict(self.best)
-
     def state(self) -> dict[str, Any]:
-        """Both networks and optimizers, the moving average, and the best epoch so far."""
-        return {
-            "network": self.network.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "average": self.average,
-            "best": self.best,
-            "best_rank": self.best_rank,
-        }
+        """Both networks and optimizers, the best epoch so far, and the moving average."""
+        return {**super().state(), "average": self.average}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """The other way round."""
-        self.network.load_state_dict(state["network"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        self.average, self.best, self.best_rank = state["average"], state["best"], state["best_rank"]
+        super().load_state(state)
+        self.average = state["average"]
