@@ -16,6 +16,7 @@ class CompositionGanSettings(Section):
         "wgan", description="WGAN (Hu et al., Symmetry 2020) or MatGAN (Dan et al., npj Comput. Mater. 2020)."
     )
     noise_size: Count = Field(128, description="Length of the generator's noise.")
+    width: Fraction = Field(1.0, gt=0.0, description="Share of the published channels of (de)convolutions.")
     # ASSUME: d, the widths behind C, the clip value and the critic steps for one of the generator are not stated.
     embedding_size: Count = Field(128, description="Length d of the WGAN critic's vectors of the elements.")
     critic_widths: tuple[Count, ...] = Field((128,), description="Hidden layers of the WGAN critic behind C.")
@@ -25,6 +26,9 @@ class CompositionGanSettings(Section):
     )
     clip: Positive = Field(0.01, description="Largest absolute weight with clipping.")
     gradient_penalty: Positive = Field(10.0, description="Weight λ of the gradient penalty.")
+    penalty_every: Count = Field(
+        1, description="Critic steps for one with the penalty, which then weighs as many times as much."
+    )
     optimizer: Literal["rmsprop", "adam"] = Field("rmsprop", description="RMSProp, or Adam with β = (0.5, 0.9).")
     generator_rate: Positive = Field(1e-2, description="The generator's learning rate.")
     critic_rate: Positive = Field(1e-2, description="The critic's learning rate.")

@@ -132,10 +132,11 @@ RECIPES = [
     {"critic_steps": 2},
     {"constraint": "penalty", "average": 0.9},
     {"model": "matgan", "constraint": "penalty", "optimizer": "adam", "critic_steps": 1, "keep": "last"},
+    {"model": "matgan", "constraint": "penalty", "penalty_every": 3, "width": 0.5, "keep": "last"},
 ]
 
 
-@pytest.mark.parametrize("values", RECIPES, ids=["clipping", "penalty", "matgan"])
+@pytest.mark.parametrize("values", RECIPES, ids=["clipping", "penalty", "matgan", "cheaper matgan"])
 def test_interrupted_training_ends_with_the_same_bits(tmp_path, small, values):
     whole, rows = fit(tmp_path / "whole", settings(**values))
     training, validation = hold_out(len(oxides()), 0.25, 1)
@@ -164,6 +165,24 @@ def test_clipping_bounds_the_critic(tmp_path, small):
     learner, rows = fit(tmp_path, settings(clip=0.02))
     assert max(float(weight.detach().abs().max()) for weight in learner.critic.parameters()) <= 0.02 + 1e-7
     assert "gradient_penalty" not in rows[0]
+
+
+def test_a_penalty_taken_seldom_weighs_as_much(tmp_path, small):
+    (_, always), (_, seldom) = (
+        fit(tmp_path / str(n), settings(constraint="penalty", penalty_every=n, critic_rate=1e-12)) for n in (1, 2)
+    )
+    # An untrained critic's slopes hardly differ between batches.
+    assert seldom[0]["gradient_penalty"] == pytest.approx(always[0]["gradient_penalty"], rel=0.35)
+
+
+@pytest.mark.parametrize(("width", "first", "last"), [(1.0, 256, 32), (0.25, 64, 8), (0.001, 1, 1)])
+def test_width_is_a_share_of_the_published_channels(width, first, last):
+    network = Matgan(width=width)
+    assert network.generator.start == (first, 6, 4)
+    assert network.generator.layers[-1].in_channels == last
+    assert network.critic.layers[0].out_channels == last
+    assert network.generator(torch.zeros(2, 128)).shape == (2, 85, 8)
+    assert network.critic(torch.zeros(2, 85, 8)).shape == (2,)
 
 
 def test_kept_is_the_smallest_loss_behind_the_warm_up(tmp_path, small):

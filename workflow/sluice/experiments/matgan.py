@@ -17,8 +17,10 @@ from sluice.experiments.composition_gan_runs import FORMULAS_FILE, count_draws, 
 from sluice.experiments.experiment import Comparison, Experiment, ExperimentConfig, Job, Part, Row
 from sluice.experiments.results import learning_curve, summarize
 
-# CPU seconds, estimated: a step with one composition (13 times WGAN's arithmetic), a draw with its checks.
-STEP_S, DRAW_S = 5e-3, 1e-3
+# CPU seconds, measured on one thread: a critic step with one composition without and with the gradient penalty, a
+# generator step with one, each at full width and at a quarter of it; a draw with its checks, estimated.
+COST = {1.0: (1.5e-2, 3.0e-2, 1.2e-2), 0.5: (5.0e-3, 9.9e-3, 3.8e-3), 0.25: (1.8e-3, 3.8e-3, 1.5e-3)}
+DRAW_S = 1e-3
 TABLE = "default"  # of oxidation states, also for the choice of the training formulas
 PAPER_NOVELTY, PAPER_VALID = 0.9253, 0.845
 
@@ -52,7 +54,9 @@ class MatganExperiment(Experiment):
     def cpu_hours(self, config: MatganConfig) -> float:
         """Steps and draws times their cost."""
         s = config.settings
-        return (s.gan.steps * s.gan.batch_size * STEP_S + s.samples * DRAW_S + 120) / 3600
+        plain, penalized, generator = COST[min(COST, key=lambda width: abs(width - s.gan.width))]
+        step = plain + (penalized - plain) / s.gan.penalty_every + generator / s.gan.critic_steps
+        return (s.gan.steps * s.gan.batch_size * step + s.samples * DRAW_S * s.gan.width + 120) / 3600
 
     def relevant(self, config: MatganConfig, variant: str) -> dict[str, Any]:
         """The training does not depend on the draws."""

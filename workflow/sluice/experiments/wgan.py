@@ -20,9 +20,9 @@ from sluice.experiments.composition_gan_data import (
 from sluice.experiments.composition_gan_runs import FORMULAS_FILE, count_draws, train_gan
 from sluice.experiments.experiment import Comparison, Experiment, ExperimentConfig, Job, Part
 
-# CPU seconds, estimated from the arithmetic: a critic step with one composition, a draw with its checks, a training
-# composition in one pass of one head.
-STEP_S, DRAW_S, HEAD_S = 4e-4, 5e-4, 1.2e-5
+# CPU seconds on one thread: a critic step with one composition and its share of a generator step, measured; a draw with
+# its checks and a training composition in one pass of one head, estimated from the arithmetic.
+STEP_S, DRAW_S, HEAD_S = 1.7e-3, 5e-4, 1.2e-5
 ROWS = {"mp_gap": 40_000, "supercon": 14_000, "oqmd": 200_000}  # about, for the estimate
 TABLE = "default"  # of oxidation states: 57.9 % of OQMD are neutral with it, 39 % with smact's of the ICSD
 

@@ -89,9 +89,10 @@ def make_gan(settings: CompositionGanSettings) -> tuple[CompositionGan, dict[str
             "noise_size": settings.noise_size,
             "embedding_size": settings.embedding_size,
             "critic_widths": list(settings.critic_widths),
+            "width": settings.width,
         }
         return Wgan(**arguments), arguments
-    arguments = {"noise_size": settings.noise_size, "critic_norm": settings.critic_norm}
+    arguments = {"noise_size": settings.noise_size, "critic_norm": settings.critic_norm, "width": settings.width}
     return Matgan(**arguments), arguments
 
 
@@ -167,7 +168,9 @@ class CompositionGanLearner:
         loss = -gap
         found = {"critic_gap": gap.detach()}
         if self.settings.constraint == "penalty":
-            penalty = self._penalty(real, fake)
+            penalty = loss.new_zeros(())
+            if self.steps_done % self.settings.penalty_every == 0:
+                penalty = self.settings.penalty_every * self._penalty(real, fake)  # so that its mean is the same
             loss = loss + self.settings.gradient_penalty * penalty
             found["gradient_penalty"] = penalty.detach()
         self._critic_optimizer.zero_grad()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, pad
 
 from sluice.chemistry.encodings import ELEMENTS_85, MAX_COUNT
-from sluice.models.wgan import CompositionGan, CompositionGenerator, Layer
+from sluice.models.wgan import CompositionGan, CompositionGenerator, Layer, narrowed
 
 LAYERS = (
     Layer(128, 5, (True, True)),
@@ -45,14 +45,16 @@ class MatganCritic(nn.Module):
         shape: elements × counts.
         norm: whether all convolutions but the first are followed by batch normalization, as published. A gradient
             penalty is meant for critics without it (Gulrajani et al., NeurIPS 2017): it couples the rows of a batch.
+        width: share of the published channels.
     """
 
-    def __init__(self, shape: tuple[int, int], *, norm: bool) -> None:
+    def __init__(self, shape: tuple[int, int], *, norm: bool, width: float = 1.0) -> None:
         super().__init__()
         before, size = 1, shape
         self.layers, self.norms = nn.ModuleList(), nn.ModuleList()
         self.paddings: list[tuple[int, int, int, int]] = []
-        for k, (channels, kernel, stride) in enumerate(CONVOLUTIONS):
+        for k, (published, kernel, stride) in enumerate(CONVOLUTIONS):
+            channels = narrowed(published, width)
             self.layers.append(nn.Conv2d(before, channels, kernel, stride=stride))
             self.norms.append(nn.BatchNorm2d(channels) if norm and k > 0 else nn.Identity())
             after = (-(-size[0] // stride[0]), -(-size[1] // stride[1]))
@@ -78,6 +80,7 @@ class Matgan(CompositionGan):
         max_count: columns of the matrices.
         noise_size: length of the noise.
         critic_norm: whether the critic has batch normalization.
+        width: share of the published channels.
     """
 
     def __init__(
@@ -87,9 +90,10 @@ class Matgan(CompositionGan):
         max_count: int = MAX_COUNT,
         noise_size: int = 128,
         critic_norm: bool = True,
+        width: float = 1.0,
     ) -> None:
         super().__init__(elements, max_count)
         self.generator = CompositionGenerator(
-            LAYERS, noise_size=noise_size, channels=CHANNELS, shape=self.shape, crop_first=False
+            LAYERS, noise_size=noise_size, channels=CHANNELS, shape=self.shape, crop_first=False, width=width
         )
-        self.critic = MatganCritic(self.shape, norm=critic_norm)
+        self.critic = MatganCritic(self.shape, norm=critic_norm, width=width)

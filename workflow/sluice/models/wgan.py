@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -72,6 +72,11 @@ def deconvolution(
     )
 
 
+def narrowed(channels: int, width: float) -> int:
+    """A share of the published channels, at least one."""
+    return max(1, round(width * channels))
+
+
 class CompositionGenerator(nn.Module):
     """Noise → fully connected layer → deconvolutions → matrix of probabilities.
 
@@ -83,13 +88,23 @@ class CompositionGenerator(nn.Module):
         channels: behind the fully connected layer.
         shape: elements × counts.
         crop_first: whether the first layer's input has its half of the rows rounded down.
+        width: share of the channels to have, but for the last layer's one.
     """
 
     def __init__(
-        self, layers: Sequence[Layer], *, noise_size: int, channels: int, shape: tuple[int, int], crop_first: bool
+        self,
+        layers: Sequence[Layer],
+        *,
+        noise_size: int,
+        channels: int,
+        shape: tuple[int, int],
+        crop_first: bool,
+        width: float = 1.0,
     ) -> None:
         super().__init__()
         self.noise_size = noise_size
+        channels = narrowed(channels, width)
+        layers = [*(replace(layer, channels=narrowed(layer.channels, width)) for layer in layers[:-1]), layers[-1]]
         sizes = sizes_before(layers, *shape)
         if crop_first:
             sizes[0] = (max(1, sizes[1][0] // 2), sizes[0][1])
@@ -169,6 +184,7 @@ class Wgan(CompositionGan):
         noise_size: length of the noise.
         embedding_size: length of the critic's vectors of the elements.
         critic_widths: hidden layers of the critic behind their sum.
+        width: share of the generator's published channels.
     """
 
     def __init__(
@@ -179,10 +195,11 @@ class Wgan(CompositionGan):
         noise_size: int = 128,
         embedding_size: int = 128,
         critic_widths: Sequence[int] = (128,),
+        width: float = 1.0,
     ) -> None:
         super().__init__(elements, max_count)
         self.generator = CompositionGenerator(
-            LAYERS, noise_size=noise_size, channels=CHANNELS, shape=self.shape, crop_first=True
+            LAYERS, noise_size=noise_size, channels=CHANNELS, shape=self.shape, crop_first=True, width=width
         )
         self.critic: WganCritic = WganCritic(self.shape, embedding_size=embedding_size, widths=critic_widths)
 
