@@ -40,7 +40,7 @@ from sluice.driver.launch import stop
 from sluice.driver.lease import is_alive, read_lease
 from sluice.driver.processes import end_processes, started_by
 
-KILLS_PER_CAMPAIGN = 28  # at most; then it is left alone to its end
+KILLS_PER_CAMPAIGN = 50  # at most; then it is left alone to its end
 MEAN_DELAY = 2.0  # seconds after the moment that is drawn
 JOB_START = 2.0  # seconds that a job takes to start
 EARLY_SHARE = 0.15  # of the kills come while a driver starts up and settles
