@@ -60,8 +60,10 @@ dry-runs: install
 	    snakemake --dry-run --quiet rules --configfile $$config >/dev/null || exit 1; \
 	done
 
+# Two files of tests at a time; PYTEST= for one after the other.
+PYTEST ?= -n 2 --dist loadfile
 test: install programs lint dry-runs
-	pytest
+	pytest $(PYTEST)
 
 slurm:
 	@export PATH=$$PATH:/usr/sbin; \
