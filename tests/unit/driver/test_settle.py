@@ -310,19 +310,38 @@ def test_surviving_step_of_a_plain_snakemake_is_ended(tmp_path, put_in_order):
     step.wait()
 
 
-def test_living_plain_snakemake_is_left_alone(tmp_path, put_in_order):
-    code = "import time; time.sleep(100)"
-    program = tmp_path / "snakemake"
+def start_snakemake(folder, **variables):
+    """A process that looks like Snakemake at work in a campaign."""
+    program = folder / "snakemake"
     program.symlink_to(sys.executable)
-    plain = subprocess.Popen([str(program), "-c", code], cwd=tmp_path)
+    words = [str(program), "-c", "import time; print('ready', flush=True); time.sleep(100)"]
+    child = subprocess.Popen(words, cwd=folder, env=os.environ | variables, stdout=subprocess.PIPE)
+    child.stdout.readline()
+    child.stdout.close()
+    return child
+
+
+def test_living_plain_snakemake_is_left_alone(tmp_path, put_in_order):
+    plain = start_snakemake(tmp_path)
     marker = mark(tmp_path, STORE)
     try:
         with pytest.raises(LeaseError, match=f"process {plain.pid}"):
-            put_in_order()
+            put_in_order(dead_driver="host:3:4.0")
         assert plain.poll() is None and marker.exists()
     finally:
         plain.kill()
         plain.wait()
+
+
+def test_snakemake_of_the_dead_driver_is_ended_and_not_waited_for(tmp_path, put_in_order):
+    token = "host:3:4.0"
+    orphan = start_snakemake(tmp_path, **{DRIVER_VARIABLE: token})
+    try:
+        assert put_in_order(dead_driver=token).ended_processes == 1
+        assert process_start(orphan.pid) is None
+    finally:
+        orphan.kill()
+        orphan.wait()
 
 
 def test_ending_is_patient_first(tmp_path):

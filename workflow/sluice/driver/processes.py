@@ -57,8 +57,11 @@ def _signal(process: psutil.Process, kind: str) -> None:
         getattr(process, kind)()
 
 
-def foreign_snakemakes(workdir: Path) -> list[psutil.Process]:
-    """Living Snakemakes that work in this campaign's directory without a driver; dry runs do not count."""
+def foreign_snakemakes(workdir: Path, dead_driver: str | None = None) -> list[psutil.Process]:
+    """Living Snakemakes that work in this campaign's directory without a driver; dry runs do not count.
+
+    Neither does one that ``dead_driver`` has started: it ends as soon as it sees that its driver is gone.
+    """
     found = []
     for process in psutil.process_iter():
         try:
@@ -66,19 +69,20 @@ def foreign_snakemakes(workdir: Path) -> list[psutil.Process]:
             works = any(Path(w).name == "snakemake" for w in words[:4]) and not _DRY & set(words)
             works = works and "--mode remote" not in " ".join(words)  # runs one job in SLURM, on this host by chance
             if works and Path(process.cwd()) == workdir.resolve():
-                found.append(process)
+                orphaned = dead_driver is not None and process.environ().get(DRIVER_VARIABLE) == dead_driver
+                found += [] if orphaned else [process]
         except (psutil.Error, OSError):
             continue
     return found
 
 
-def refuse_foreign_snakemakes(workdir: Path) -> None:
+def refuse_foreign_snakemakes(workdir: Path, dead_driver: str | None = None) -> None:
     """Leave a campaign alone that plain Snakemake works on.
 
     Raises:
         LeaseError: naming the process.
     """
-    if busy := foreign_snakemakes(workdir):
+    if busy := foreign_snakemakes(workdir, dead_driver):
         raise LeaseError(
             f"{workdir}: Snakemake (process {busy[0].pid} on {socket.gethostname()}) works on this campaign. "
             "Wait for it or stop it, then try again."

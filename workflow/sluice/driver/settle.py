@@ -117,7 +117,7 @@ def settle(
         LeaseError: if a plain Snakemake is at work in the campaign.
         SluiceError: if something is being made by SLURM, but SLURM does not answer.
     """
-    refuse_foreign_snakemakes(workdir)
+    refuse_foreign_snakemakes(workdir, dead_driver)
     found = Settled(ended_processes=end_orphaned_steps(workdir, dead_driver))
     found.pulled_back = pull_back_future_times(workdir)
     locks = workdir / ".snakemake" / "locks"
