@@ -120,6 +120,11 @@ def test_wgan_end_to_end(tmp_path, folders):
     assert set(cells) <= set(names)
     assert all(names[cell].repeats == 2 and np.isfinite(names[cell].sluice_mean) for cell in cells)
     assert names["mp_gap wgan mae"].paper == 0.467
+    wins = [
+        all(names[f"{name} wgan mae"].sluice_mean < names[f"{name} {other} mae"].sluice_mean for other in others)
+        for name, others in itertools.product(("mp_gap", "supercon", "oqmd"), [("magpie", "onehot")])
+    ]
+    assert names["learned encoding best"].sluice_mean == sum(wins) and names["learned encoding best"].paper == 3
     assert 0 < names["charge-neutral, training"].sluice_mean < 1
     assert found.model.is_file()
     assert "Critic loss on held-out compositions" in found.figures
@@ -129,6 +134,7 @@ def test_matgan_end_to_end(tmp_path, folders):
     gan = GAN | {"model": "matgan", "constraint": "penalty", "optimizer": "adam", "critic_steps": 1, "keep": "last"}
     config = matgan.MatganConfig.model_validate({
         "experiment": "matgan", "title": "t", "paper": "p", "device": "cpu", "data_folders": folders,
+        "goals": [{"quantity": "novelty", "at_least": 2}, {"quantity": "valid", "at_least": 0}],
         "settings": {"samples": 64, "gan": gan},
     })  # fmt: skip
     found = run_all(matgan.EXPERIMENT, config, tmp_path / "run")
@@ -137,6 +143,7 @@ def test_matgan_end_to_end(tmp_path, folders):
     assert names["decodable"] + rejected == pytest.approx(1.0)
     compositions, _ = load_compositions(tmp_path / "run" / "prepared" / FORMULAS_FILE)
     assert f"{len(compositions)} formulas stand in" in found.analysis[0]
+    assert found.analysis[-1].startswith("Missed goals: novelty (≥ 2). ")
 
 
 @pytest.mark.parametrize("name", ["wgan", "matgan"])
