@@ -15,7 +15,8 @@ from sluice.config_composition_gan import CompositionGanSettings
 from sluice.experiments.composition_gan_data import load_compositions, read_experimental_formulas, save_compositions
 from sluice.experiments.composition_gan_runs import FORMULAS_FILE, count_draws, learned_from, train_gan
 from sluice.experiments.experiment import Comparison, Experiment, ExperimentConfig, Job, Part, Row
-from sluice.experiments.results import learning_curve, summarize
+from sluice.experiments.folders import read_metrics
+from sluice.experiments.results import learning_curve, row_of, summarize
 
 # CPU seconds, measured on one thread: a critic step with one composition without and with the gradient penalty, a
 # generator step with one, each at full width and at a quarter of it; a draw with its checks, estimated.
@@ -97,6 +98,7 @@ class MatganExperiment(Experiment):
             row("novelty", "novel", "of the draws that are a composition, not among the training ones", PAPER_NOVELTY),
             row("valid", "ordered", "of the draws that are a composition: charge-neutral, balanced", PAPER_VALID),
             row("valid and novel", "valid_novel", "both at once"),
+            *of_all_draws(runs["draws"], common),
             row("decodable", "decodable", "of all draws: one count for each element, 2 to 8 elements"),
             row("unique", "unique", "of the draws that are a composition"),
             row("novelty of unique", "distinct_novel", "of the different compositions"),
@@ -114,6 +116,20 @@ class MatganExperiment(Experiment):
             model=runs["gan"][0] / "model.ckpt",
             analysis=_analysis(config, prepared, rows),
         )
+
+
+def of_all_draws(runs: Sequence[Path], common: Mapping[str, Any]) -> list[Row]:
+    """As the paper's abstract puts its validity, "out of all generated": with draws that are no composition."""
+    metrics = [read_metrics(run) for run in runs]
+    return [
+        row_of(
+            f"{name} of all draws",
+            [m[f"n_{metric}"][0] / m["n_drawn"][0] for m in metrics],
+            note="draws that are no composition count as failures",
+            **common,
+        )
+        for name, metric in (("novel", "novel"), ("valid", "ordered"))
+    ]
 
 
 def _analysis(config: MatganConfig, prepared: Path, rows: Sequence[Row]) -> list[str]:
