@@ -15,9 +15,11 @@ from sluice.experiments.composition_gan_data import (
     load_compositions,
     read_experimental_formulas,
     read_oqmd_formulas,
+    read_property,
 )
 from sluice.experiments.composition_gan_runs import FORMULAS_FILE
 from sluice.experiments.experiment import Job
+from sluice.experiments.folders import write_metrics
 from sluice.experiments.plan import load_experiment_config
 
 METALS, ANIONS = ("Li", "Na", "K", "Mg", "Ca", "Sr", "Fe", "Cu"), ("O", "S", "Se", "F", "Cl")
@@ -40,7 +42,13 @@ def folders(tmp_path):
         frame.to_csv(found[name] / file, index=False)
 
     write("mp_properties", "mp-non-metals.csv.gz", "composition", "band_gap", [("KrF2", 9.0), ("Si", 1.1)])
-    write("supercon", "Supercon_data.csv.gz", "name", "Tc", [("La1.85Sr0.15CuO4", 38.0)])
+    write(
+        "supercon",
+        "Supercon_data.csv.gz",
+        "name",
+        "Tc",
+        [("La1.85Sr0.15CuO4", 38.0), ("Nb3Sn", 0.0), ("V3Si", 17.0), ("V6Si2", 0.0)],
+    )
     extra = [("Fe", 0.0), ("Fe12O13", -1.0), ("MgSe9", None), ("LiNa", None), ("Li3Na2", 1e3)]
     write("oqmd_formation", "oqmd_compositions.csv.gz", "formula", "e_form", extra)
     write("synthesizability_kaist", "MP_icsd_CLscore.csv.gz", "composition", "CLscore", [("Mg2O2", 0.1)])
@@ -68,6 +76,13 @@ def test_oqmd_leaves_out_elements_outliers_and_large_counts(folders):
     found = read_oqmd_formulas(folders["oqmd_formation"], None, 1)
     assert len(found) == len(FORMULAS) + 1  # LiNa, which has no energy
     assert len(read_oqmd_formulas(folders["oqmd_formation"], 20, 1)) == 20
+
+
+def test_superconductors_without_a_tc_are_left_out(folders):
+    """Zero stands for none: it neither becomes a value nor lowers the mean of its composition."""
+    compositions, target = read_property("supercon", folders["supercon"], None, 1)
+    found = dict(zip(compositions.formulas(), target.tolist(), strict=True))
+    assert "Nb3Sn" not in found and found["SiV3"] == 17.0 and min(found.values()) > 0
 
 
 def test_known_crystals_are_neutral_and_counted_once(folders):
@@ -120,23 +135,37 @@ def test_wgan_end_to_end(tmp_path, folders):
     assert set(cells) <= set(names)
     assert all(names[cell].repeats == 2 and np.isfinite(names[cell].sluice_mean) for cell in cells)
     assert names["mp_gap wgan mae"].paper == 0.467
+    wins = [
+        all(names[f"{name} wgan mae"].sluice_mean < names[f"{name} {other} mae"].sluice_mean for other in others)
+        for name, others in itertools.product(("mp_gap", "supercon", "oqmd"), [("magpie", "onehot")])
+    ]
+    assert names["learned encoding best"].sluice_mean == sum(wins) and names["learned encoding best"].paper == 3
     assert 0 < names["charge-neutral, training"].sluice_mean < 1
     assert found.model.is_file()
     assert "Critic loss on held-out compositions" in found.figures
+
+
+def test_shares_of_all_draws(tmp_path):
+    write_metrics(tmp_path, {"n_novel": 30, "n_ordered": 20, "n_drawn": 80, "ordered": 0.5})
+    rows = {row.quantity: row.sluice_mean for row in matgan.of_all_draws([tmp_path], {"unit": "share"})}
+    assert rows == {"novel of all draws": 0.375, "valid of all draws": 0.25}
 
 
 def test_matgan_end_to_end(tmp_path, folders):
     gan = GAN | {"model": "matgan", "constraint": "penalty", "optimizer": "adam", "critic_steps": 1, "keep": "last"}
     config = matgan.MatganConfig.model_validate({
         "experiment": "matgan", "title": "t", "paper": "p", "device": "cpu", "data_folders": folders,
+        "goals": [{"quantity": "novelty", "at_least": 2}, {"quantity": "valid", "at_least": 0}],
         "settings": {"samples": 64, "gan": gan},
     })  # fmt: skip
     found = run_all(matgan.EXPERIMENT, config, tmp_path / "run")
     names = {row.quantity: row.sluice_mean for row in found.rows}
+    assert {"valid of all draws", "novel of all draws"} <= set(names)
     rejected = sum(value for name, value in names.items() if name.startswith("rejected: "))
     assert names["decodable"] + rejected == pytest.approx(1.0)
     compositions, _ = load_compositions(tmp_path / "run" / "prepared" / FORMULAS_FILE)
     assert f"{len(compositions)} formulas stand in" in found.analysis[0]
+    assert found.analysis[-1].startswith("Missed goals: novelty (≥ 2). ")
 
 
 @pytest.mark.parametrize("name", ["wgan", "matgan"])

@@ -4,6 +4,7 @@ import gzip
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from sluice.errors import BadDataError
@@ -42,11 +43,14 @@ def config_for(source, **settings):
         "trunk": [8],
     }
     values = {
-        "experiment": "elemnet", "title": "t", "paper": "p", "data_folders": {"oqmd_formation": str(source)},
+        "experiment": "elemnet", "title": "t", "paper": "p",
+        "goals": [{"quantity": "Roost MAE", "at_most": 1e-9}, {"quantity": "ElemNet MAE", "at_most": 1e9},
+                  {"quantity": "random forest MAE", "at_most": 1e-9}],
+        "data_folders": {"oqmd_formation": str(source)},
         "device": "cpu",
         "settings": {
             "elemnet": {"model": "elemnet", **network}, "roost": {"model": "roost", **network}, "depths": [2],
-            "depth_epochs": 1, "shares": [0.5], "share_epochs": 1, "trees": 5, **settings,
+            "depth_epochs": 1, "shares": [0.3, 0.5], "share_epochs": 1, "trees": 5, **settings,
         },
     }  # fmt: skip
     return ElemnetConfig.model_validate(values)
@@ -75,6 +79,13 @@ def test_from_data_to_comparison(source, tmp_path):
     assert set(found.figures) == {"Error against depth", "Learning curve", "Error against epochs"}
     assert all(np.isfinite(row.sluice_mean) for row in found.rows)
     assert load_model(found.model).kind == "composition"
+    text = " ".join(found.analysis)
+    assert text.count("is missed") == 2 and "The goal random forest MAE" in text
+    assert "The goal Roost MAE ≤ 1e-09 is missed" in text
+    history = pd.read_csv(runs["roost"][0] / "history.csv").iloc[-1]
+    assert f"is {history['train_loss'] / history['val_loss']:.0%} of the validation loss" in text
+    errors = [read_metrics(run)["test_mae"][0] for run in runs["share"]]
+    assert f"the power {np.log(errors[1] / errors[0]) / np.log(0.5 / 0.3):.2f} of" in text
     assert read_metrics(runs["share"][0])["n_train"][0] < read_metrics(runs["elemnet"][0])["n_train"][0]
 
 

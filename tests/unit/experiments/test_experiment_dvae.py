@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -54,6 +56,25 @@ def test_alloys_are_read_as_published(prepared):
     assert np.allclose(alloys.fractions.sum(1), 1.0) and alloys.of("published").shape[1] == 8
 
 
+def test_alloys_of_two_splits_are_found_in_any_amounts(prepared):
+    alloys = load_alloys(prepared)
+    before = alloys.repeated("test", "labelled")
+    test, labelled = alloys.rows("test")[3], alloys.rows("labelled")[7]
+    fractions = alloys.fractions.copy()
+    fractions[test] = fractions[labelled] * (1 + 1e-12)
+    found = dataclasses.replace(alloys, fractions=fractions).repeated("test", "labelled")
+    assert found == [str(alloys.formulas[k]) for k in alloys.rows("test") if k == test or alloys.formulas[k] in before]
+
+
+def test_the_published_split_repeats_two_compositions(sluice_data, tmp_path):
+    if not (sluice_data / "hea_dvae").is_dir():
+        pytest.skip("SLUICE_DATA has no hea_dvae")
+    prepare_alloys(sluice_data / "hea_dvae", tmp_path)
+    alloys = load_alloys(tmp_path)
+    assert len(alloys.repeated("test", "labelled")) == 2
+    assert not alloys.repeated("validation", "labelled") and not alloys.repeated("test", "validation")
+
+
 @pytest.mark.parametrize(
     ("column", "message"), [("delta", "differ from the published ones"), ("split", "lacks"), ("Al", "differ from")]
 )
@@ -98,6 +119,14 @@ def test_from_data_to_table(prepared, tmp_path, monkeypatch):
     assert rows["test accuracy, supervised MLP, 20% of labels"].n_train == 12
     assert "Latent plane" in found.figures and "Data efficiency" in found.figures
     assert any("missed" in paragraph for paragraph in found.analysis)
+    ahead = [
+        share
+        for share in ("20%", "100%")
+        if rows[f"test accuracy, dVAE, {share} of labels"].sluice_mean
+        > rows[f"test accuracy, supervised MLP, {share} of labels"].sluice_mean
+    ]
+    said = next(paragraph for paragraph in found.analysis if paragraph.startswith("Data efficiency"))
+    assert ("with " + ", ".join(ahead) in said) if ahead else ("at no share" in said)
 
     proposals = pd.read_csv(found.files["proposals.csv"], keep_default_na=False)
     assert len(proposals) == rows["new single-phase alloys proposed"].sluice_mean == 5

@@ -75,8 +75,13 @@ class Reading:
     outliers: int
 
 
-def read_table(path: Path, settings: CompositionDataSettings) -> Reading:
+def read_table(path: Path, settings: CompositionDataSettings, *, missing: float | None = None) -> Reading:
     """Read a CSV (also compressed) of formulas and numbers.
+
+    Args:
+        path: of the file.
+        settings: its columns, and what becomes of its rows.
+        missing: a number that stands for none; its rows are left out and are no mistakes.
 
     Raises:
         BadDataError: if it cannot be read, lacks a column, or holds too many bad rows, which are named.
@@ -102,7 +107,7 @@ def read_table(path: Path, settings: CompositionDataSettings) -> Reading:
             f"{path}: {len(bad)} of {len(frame)} rows cannot be used, more than max_bad_fraction ="
             f" {settings.max_bad_fraction:g}\n" + "\n".join(named + more)
         )
-    good = np.flatnonzero([problem == "" for problem in problems])
+    good = np.flatnonzero((np.array(problems) == "") & (target != missing if missing is not None else True))
     merged, values = merge_duplicates(compositions[good], target[good], settings.duplicates)
     kept = np.arange(len(values))
     if settings.max_sigma is not None:

@@ -57,6 +57,12 @@ class Alloys:
         """(n, F) one set of features."""
         return self.features[:, [EXTENDED.index(name) for name in FEATURE_SETS[feature_set]]]
 
+    def repeated(self, split: str, other: str) -> list[str]:
+        """Formulas of a split whose composition another split has, too, perhaps in other amounts (Al2Co2 and AlCo)."""
+        rounded = [tuple(row) for row in np.rint(1e6 * self.fractions).astype(np.int64).tolist()]
+        there = {rounded[k] for k in self.rows(other)}
+        return [str(self.formulas[k]) for k in self.rows(split) if rounded[k] in there]
+
     @cached_property
     def known(self) -> set[tuple[int, ...]]:
         """Compositions in whole per cent."""

@@ -23,7 +23,7 @@ from sluice.experiments.experiment import Comparison, Experiment, ExperimentConf
 # CPU seconds on one thread: a critic step with one composition and its share of a generator step, measured; a draw with
 # its checks and a training composition in one pass of one head, estimated from the arithmetic.
 STEP_S, DRAW_S, HEAD_S = 1.7e-3, 5e-4, 1.2e-5
-ROWS = {"mp_gap": 40_000, "supercon": 14_000, "oqmd": 200_000}  # about, for the estimate
+ROWS = {"mp_gap": 40_000, "supercon": 12_000, "oqmd": 200_000}  # about, for the estimate
 TABLE = "default"  # of oxidation states: 57.9 % of OQMD are neutral with it, 39 % with smact's of the ICSD
 
 

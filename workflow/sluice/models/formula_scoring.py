@@ -13,15 +13,14 @@ import torch
 from numpy.typing import NDArray
 
 from sluice.chemistry.alloy_features import AlloyElements, alloy_features, parse_alloy, why_not
-from sluice.chemistry.compositions import FormulaError, parse_formula, read_formulas
+from sluice.chemistry.compositions import FormulaError, read_formulas
 from sluice.errors import BadDataError
 from sluice.models.composition import CompositionModel
 from sluice.models.devices import pick_device
 from sluice.models.dvae import DisentangledVAE
+from sluice.models.formula_table import read_formula_table
 from sluice.models.modelfile import Model, ModelError, write_atomically
 
-FORMULA_COLUMNS = ("formula", "composition", "alloy", "alloys", "pretty_formula", "name")
-ID_COLUMNS = ("id", "material_id", "candidate_id", "candidate")
 SHOWN = 20  # formulas without a score that are named on standard error
 
 # Scores, reasons for those that are missing and, where the model says it, standard deviations of the scores.
@@ -38,7 +37,7 @@ def score_alloys(model: Model, formulas: Sequence[str], device: str = "auto") ->
 
     Returns:
         (n,) scores, NaN where there is none, and the reason for each that is missing; one that rests on an estimated
-        mixing enthalpy of a pair says so there.
+        mixing enthalpy of a pair, or on elements that no training alloy holds, says so there.
 
     Raises:
         ModelError: if the file does not hold the elements' properties.
@@ -57,7 +56,12 @@ def score_alloys(model: Model, formulas: Sequence[str], device: str = "auto") ->
             continue
         reasons[k] = why_not(alloy, completed)
         if not reasons[k]:
-            reasons[k] = why_not(alloy, elements).replace("no mixing enthalpy", "estimated mixing enthalpy")
+            strange = sorted(set(alloy) - set(network.elements))
+            notes = (
+                why_not(alloy, elements).replace("no mixing enthalpy", "estimated mixing enthalpy"),
+                f"no training alloy holds {', '.join(strange)}" if strange else "",
+            )
+            reasons[k] = "; ".join(note for note in notes if note)
             alloys.append(alloy)
             rows.append(k)
     scores = np.full(len(formulas), np.nan)
@@ -100,46 +104,8 @@ FORMULA_SCORERS: dict[str, Callable[[Model, Sequence[str], str], Scores]] = {
 }
 
 
-def read_formula_table(path: Path) -> list[tuple[str, str]]:
-    """Ids and formulas of a CSV: one column of formulas, and one of ids if there is any.
-
-    The formula column is named formula, composition, alloy or the like, or is the only one; without a column of ids,
-    the formula is the id. A single column may come without a header.
-
-    Raises:
-        BadDataError: if no column of formulas can be told, or the file cannot be read.
-    """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as handle:
-            rows = [row for row in csv.reader(handle) if any(cell.strip() for cell in row)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BadDataError(f"{path}: not a readable CSV: {error}") from error
-    if not rows:
-        raise BadDataError(f"{path}: holds no formulas")
-    header = [cell.strip().lower() for cell in rows[0]]
-    if len(header) == 1 and header[0] not in FORMULA_COLUMNS and _is_formula(rows[0][0]):
-        return [(row[0].strip(), row[0].strip()) for row in rows]
-    named = [name for name in FORMULA_COLUMNS if name in header]
-    if not named and len(header) > 1:
-        raise BadDataError(f"{path}: which column holds formulas? name it `formula` (there are: {', '.join(rows[0])})")
-    column = header.index(named[0]) if named else 0
-    ids = next((header.index(name) for name in ID_COLUMNS if name in header), column)
-    body = [row + [""] * (len(header) - len(row)) for row in rows[1:]]
-    if not body:
-        raise BadDataError(f"{path}: holds no formulas")
-    return [(row[ids].strip(), row[column].strip()) for row in body]
-
-
-def _is_formula(text: str) -> bool:
-    try:
-        parse_formula(text)
-    except FormulaError:
-        return False
-    return True
-
-
 def score_formula_file(model: Model, path: Path, output: Path, device: str = "auto") -> None:
-    """Score a CSV of formulas: columns ``id``, ``formula``, ``score``, ``reason`` in the order of the input.
+    """Score a CSV of formulas: columns ``id``, ``formula``, ``score``, ``reason``, one row for each of the input.
 
     Models that say how uncertain they are add ``uncertainty``, a standard deviation in the score's unit.
 
@@ -151,15 +117,17 @@ def score_formula_file(model: Model, path: Path, output: Path, device: str = "au
             f"{path}: {model.path} ({model.kind}) scores compositions; give a CSV with a column `formula`"
         )
     table = read_formula_table(path)
-    scores, reasons, *further = FORMULA_SCORERS[model.kind](model, [formula for _, formula in table], device)
+    readable = ["" if row.problem else row.formula for row in table]
+    scores, reasons, *further = FORMULA_SCORERS[model.kind](model, readable, device)
+    reasons = [row.problem or reason for row, reason in zip(table, reasons, strict=True)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["id", "formula", "score", *(["uncertainty"] if further else []), "reason"])
-    for k, (name, formula) in enumerate(table):
+    for k, row in enumerate(table):
         numbers = ["" if np.isnan(column[k]) else f"{column[k]:.6g}" for column in (scores, *further)]
-        writer.writerow([name, formula, *numbers, reasons[k]])
+        writer.writerow([row.id, row.formula, *numbers, reasons[k]])
     write_atomically(output, text.getvalue().encode())
-    missing = [(name, reasons[k]) for k, (name, _) in enumerate(table) if np.isnan(scores[k])]
+    missing = [(row.id, reasons[k]) for k, row in enumerate(table) if np.isnan(scores[k])]
     bad = [f"  {name}: {reason}" for name, reason in missing]
     if bad:
         more = [f"  … and {len(bad) - SHOWN} more, see {output}"] if len(bad) > SHOWN else []
