@@ -78,6 +78,7 @@ rule train_generator:
 rule train_screener:
     input:
         training_set="round_{round}/train/training_set.h5",
+        generator=drawing_generator(CAMPAIGN.train.screener),
         decision=earlier_decision,
         earlier=earlier_screener,
     output:
@@ -114,6 +115,7 @@ rule train_screener:
         "--threads {params.threads} "
         "--device {params.device} "
         "--round {wildcards.round} "
+        "--generator {input.generator} "
         "--decision {input.decision} "
         "--earlier {input.earlier} "
         "--model {output.model} "

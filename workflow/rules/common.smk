@@ -1,5 +1,6 @@
 # Typed input and resource functions, and the settings that rules pass on. Tested in tests/unit/test_dag.py.
 from sluice.dag import (
+    drawing_generator,
     earlier_decision,
     earlier_generator,
     earlier_screener,

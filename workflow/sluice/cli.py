@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from sluice.config import Config
+    from sluice.driver.launch import Workflow
 
 # Heavy imports stand inside the commands: `sluice --help` answers at once.
 DEFAULT_CONFIG = Path("config/config.yaml")
@@ -124,8 +125,18 @@ def run(
     checked = load_config(config)
     options = RunOptions(cores, profile, tuple(until or ()))
     if dry_run:
-        raise typer.Exit(Workflow(repository(), config, options).dry_run())
+        raise typer.Exit(_dry_run(checked, Workflow(repository(), config, options)))
     raise typer.Exit(run_campaign(checked, options, _console()))
+
+
+def _dry_run(config: Config, workflow: Workflow) -> int:
+    """Every job that would run, then what the campaign would cost and what is missing; the exit code."""
+    from sluice.driver.run import warn_of_filters
+
+    console = _console()
+    code = workflow.dry_run()
+    warn_of_filters(config, console)
+    return code
 
 
 @app.command()

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel
 
-from sluice.config import CurateSettings, ScreenSettings
+from sluice.config import CurateSettings, ScreenerSettings, ScreenSettings
 from sluice.provenance import crystal_files
 
 
@@ -87,6 +87,16 @@ def earlier_generator(wildcards: Wildcards) -> list[str]:
     before = int(wildcards.round) - 1
     folder = f"round_{before}/train"
     return [f"{folder}/generator.ckpt", f"{folder}/generator_metrics.csv"] if before else []
+
+
+def drawing_generator(settings: ScreenerSettings) -> Callable[[Wildcards], list[str]]:
+    """The round's generator, where it draws unlabelled crystals for the screener; else nothing to wait for."""
+    draws = settings.model == "tsdnn" and settings.tsdnn.generated > 0
+
+    def generator(wildcards: Wildcards) -> list[str]:
+        return [f"round_{wildcards.round}/train/generator.ckpt"] if draws else []
+
+    return generator
 
 
 def earlier_screener(wildcards: Wildcards) -> list[str]:

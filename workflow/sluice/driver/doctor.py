@@ -180,6 +180,19 @@ def _check_potcars(config: Config) -> Check:
     return Check("POTCARs", True, f"{calculator.potcars.folder} ({', '.join(config.chemistry.elements)} found)")
 
 
+def check_filters(config: Config) -> list[Check]:
+    """Whether the models that candidates have to pass are there."""
+    found = []
+    for one in config.screen.score.filters:
+        if not one.missing():
+            found.append(Check(f"filter {one.name}", True, str(one.model)))
+            continue
+        advice = f"sluice experiment {one.experiment}" if one.experiment else "give an existing model file"
+        so = "; candidates are NOT filtered by it" if one.optional else ""
+        found.append(Check(f"filter {one.name}", None if one.optional else False, f"no {one.model}{so}", advice))
+    return found
+
+
 def _nearest(path: Path) -> Path:
     while not path.exists() and path != path.parent:
         path = path.parent
@@ -216,6 +229,7 @@ def examine(config: Config) -> list[Check]:
         check_code(config),
         check_launcher(config),
         check_pseudos(config),
+        *check_filters(config),
         check_directory("results", config.results, space.kept_bytes, "set results to a directory with space"),
         check_directory("scratch", scratch, space.scratch_bytes, "set validate.scratch to a directory with space"),
         Check("files", None, f"about {space.files} files at most will be kept", ""),
