@@ -178,12 +178,26 @@ class TrainSettings(Section):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where to train; auto takes a GPU if there is one."
     )
+    devices: Literal["auto"] | Count = Field(
+        1,
+        description="Devices that one training shares its batches out to: GPUs, or on a CPU processes; auto: all GPUs"
+        " that the job is given. The same digits come only from the same number.",
+    )
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(
         "32-true", description="lightning-fabric's precision."
     )
     threads: Count = Field(1, description="CPU threads of one training; results are equal to the bit at equal threads.")
     generator: GeneratorSettings = GeneratorSettings()
     screener: ScreenerSettings = ScreenerSettings()
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainSettings:
+        if self.screener.model == "tsdnn" and self.devices != 1:
+            raise ValueError(
+                f"devices is {self.devices}, but screener.model `tsdnn` trains on one device only; set devices to 1, or"
+                " take cgcnn or gatgnn"
+            )
+        return self
 
 
 class ValidateSettings(Section):

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel
 
-from sluice.config import CurateSettings, ScreenerSettings, ScreenSettings
+from sluice.config import CurateSettings, ScreenerSettings, ScreenSettings, TrainSettings
 from sluice.provenance import crystal_files
 
 
@@ -115,6 +115,18 @@ def earlier_validated(wildcards: Wildcards) -> list[str]:
 def earlier_shortlists(wildcards: Wildcards) -> list[str]:
     """The candidates that went to DFT in all rounds before."""
     return [f"round_{r}/screen/shortlist.h5" for r in range(1, int(wildcards.round))]
+
+
+def training_gpus(settings: TrainSettings) -> int:
+    """GPUs that one training asks for; with `devices: auto` one, or as many as the profile says (`gpu`)."""
+    if settings.device == "cpu":
+        return 0
+    return 1 if settings.devices == "auto" else settings.devices
+
+
+def training_cores(settings: TrainSettings) -> int:
+    """Cores of one training: its threads, in each of its processes."""
+    return settings.threads * (1 if settings.devices == "auto" else settings.devices)
 
 
 def memory_mb(base: int) -> Callable[..., int]:

@@ -42,6 +42,7 @@ def run(folder, training_set, settings=SETTINGS, **changes):
         "precision": "32-true",
         "threads": 1,
         "device": "cpu",
+        "devices": "1",
         "round": 1,
         "generator": [],
         "decision": [],
@@ -98,7 +99,8 @@ def test_killed_and_resumed_is_equal_to_the_bit(trained, training_set, tmp_path)
     settings = SETTINGS.model_copy(update={"checkpoint_minutes": 1e-6})
     command = [sys.executable, "-m", "sluice.train.train_screener", "--training-set", str(training_set)]
     command += ["--settings", settings.model_dump_json(), "--checkpoints", str(folder / "checkpoints")]
-    command += ["--seed", "11", "--precision", "32-true", "--threads", "1", "--device", "cpu", "--round", "1"]
+    command += ["--seed", "11", "--precision", "32-true", "--threads", "1", "--device", "cpu", "--devices", "1"]
+    command += ["--round", "1"]
     command += ["--generator", "--decision", "--earlier", "--model", str(folder / "screener.ckpt")]
     command += ["--metrics", str(folder / "screener_metrics.csv")]
     command += ["--predictions", str(folder / "screener_test.h5"), "--attempts", str(tmp_path / "attempts.jsonl")]
@@ -167,6 +169,7 @@ def generator(training_set, tmp_path_factory):
         precision="32-true",
         threads=1,
         device="cpu",
+        devices="1",
         round=1,
         decision=[],
         earlier=[],

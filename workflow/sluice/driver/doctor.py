@@ -15,17 +15,12 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from sluice.config import Config
+from sluice.driver.estimate import estimate_space
 from sluice.driver.launch import count_gpus, environment
 from sluice.errors import ConfigError, MissingProgramError, SluiceError
 
 INSTALL_ESPRESSO = "apt-get install quantum-espresso (Debian, Ubuntu), conda install -c conda-forge qe, or a module"
 INSTALL_VASP = "load the module of your VASP (it is licensed; docs/vasp.md)"
-# A row of a store takes about 120 bytes (measured), and a candidate passes some five stores.
-# ASSUME: rounded up guesses of what small cells need in pw.x; large cells need more scratch.
-BYTES_PER_CANDIDATE = 600
-FILES_PER_CALCULATION = 12
-BYTES_PER_CALCULATION = 4 << 20
-SCRATCH_BYTES_PER_CALCULATION = 200 << 20
 
 
 @dataclass(frozen=True)
@@ -36,24 +31,6 @@ class Check:
     ok: bool | None
     found: str
     advice: str = ""
-
-
-@dataclass(frozen=True)
-class Space:
-    """Estimated disk use: stores and results that stay, working files while DFT runs, and number of files."""
-
-    kept_bytes: int
-    scratch_bytes: int
-    files: int
-
-
-def estimate_space(config: Config) -> Space:
-    """Estimate what a campaign writes; an upper bound for DFT, whose budget may pay for fewer calculations."""
-    # ASSUME: as many calculations as the shortlist may hold plus one reference for every element of the chemistry.
-    calculations = config.rounds * config.screen.shortlist.max_candidates + len(config.chemistry.elements)
-    kept = config.rounds * config.generate.candidates * BYTES_PER_CANDIDATE + calculations * BYTES_PER_CALCULATION
-    files = calculations * FILES_PER_CALCULATION + 200 * config.rounds
-    return Space(kept, config.validate_.batches * SCRATCH_BYTES_PER_CALCULATION, files)
 
 
 def check_packages() -> Check:

@@ -20,7 +20,8 @@ from rich.console import Console
 from sluice.attempts import ATTEMPTS_FILE, read_attempts
 from sluice.config import Config
 from sluice.config_file import load_config
-from sluice.driver.doctor import estimate_space, require_machine
+from sluice.driver.doctor import require_machine
+from sluice.driver.estimate import estimate_space
 from sluice.driver.launch import (
     CONFIG_COPY,
     DRIVER_LOG,

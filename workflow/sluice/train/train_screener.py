@@ -39,6 +39,7 @@ def train_screener(
     precision: str,
     threads: int,
     device: str,
+    devices: str,
     round: int,
     generator: list[Path],
     decision: list[Path],
@@ -57,6 +58,7 @@ def train_screener(
         precision: lightning-fabric's name.
         threads: CPU threads; results are equal to the bit at equal threads.
         device: ``auto``, ``cpu`` or ``cuda``.
+        devices: how many, a number or ``auto``: all GPUs given to the job.
         round: number of this round.
         generator: the round's generator, if it is to draw unlabelled crystals.
         decision: decision of the round before; if it says stop, its models are handed on.
@@ -106,11 +108,13 @@ def train_screener(
                 precision=precision,
                 threads=threads,
                 drawn_by=drawn_by,
+                devices=devices,
             ),
             checkpoints=checkpoints,
             checkpoint_minutes=settings.checkpoint_minutes,
             metrics=metrics,
             device=device,
+            devices=devices,
             precision=precision,
             threads=threads,
         ),
