@@ -165,13 +165,6 @@ def test_gpus_are_counted(monkeypatch, bare):
     assert count_gpus() == 0
 
 
-def test_space_grows_with_the_campaign():
-    small = doctor.estimate_space(configured(generate={"candidates": 1000}))
-    large = doctor.estimate_space(configured(generate={"candidates": 1_000_000}, rounds=3))
-    assert large.kept_bytes > small.kept_bytes + 999_000 * 3 * 100
-    assert large.files > small.files
-
-
 def test_environment_of_a_run(monkeypatch):
     from sluice.driver.launch import environment
     from sluice.step import DRIVER_VARIABLE

@@ -7,17 +7,19 @@ normalizations are those of the whole of it.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from inspect import signature
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
@@ -80,17 +82,39 @@ def launch(fabric: Fabric, work: Callable[..., int | None], **arguments: Any) ->
 
 @contextmanager
 def _passed_on() -> Iterator[None]:
+    over = threading.Event()
+
     def pass_on(number: int, _: FrameType | None) -> None:
-        for child in multiprocessing.active_children():
-            if child.pid is not None:
-                os.kill(child.pid, number)
+        threading.Thread(target=_tell, args=(number, over), daemon=True).start()
 
     before = {name: signal.signal(name, pass_on) for name in SIGNALS}
     try:
         yield
     finally:
+        over.set()
         for name, handler in before.items():
             signal.signal(name, handler)
+
+
+def _tell(number: int, over: threading.Event) -> None:
+    """Send a signal once to each child of this process, as soon as it heeds it: one that still starts would die."""
+    told: set[int] = set()
+    while not over.wait(0.2):
+        for child in psutil.Process().children():
+            if child.pid not in told and _heeds(child.pid, number):
+                told.add(child.pid)
+                with suppress(ProcessLookupError):
+                    os.kill(child.pid, number)
+
+
+def _heeds(pid: int, number: int) -> bool:
+    """Whether a process has a handler of its own for a signal."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    caught = next((line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")), "0")
+    return bool(int(caught, 16) >> (number - 1) & 1)
 
 
 def own_share(index: NDArray[np.int64], fabric: Fabric) -> NDArray[np.int64]:
