@@ -84,7 +84,7 @@ def training_seconds(campaign: Config, name: str) -> float:
             began = _own_seconds()
             how: dict[str, Any] = {
                 "training_set": training_set, "checkpoints": folder / f"{epochs}", "seed": 1, "precision": "32-true",
-                "threads": 1, "device": "cpu", "round": 1, "decision": [], "earlier": [],
+                "threads": 1, "device": "cpu", "devices": "1", "round": 1, "decision": [], "earlier": [],
                 "model": folder / "model.ckpt", "metrics": folder / "metrics.csv",
             }  # fmt: skip
             if kind == "generator":
