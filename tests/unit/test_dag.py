@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from sluice import dag
-from sluice.config import Config, CurateSettings, FilesSettings, Objective, ScreenSettings
+from sluice.config import Config, CurateSettings, FilesSettings, Objective, ScreenerSettings, ScreenSettings
 
 
 def round_(number: int) -> SimpleNamespace:
@@ -35,6 +35,14 @@ def test_later_rounds_look_back():
     assert dag.earlier_shortlists(round_(2)) == ["round_1/screen/shortlist.h5"]
     assert "round_1/train/generator.ckpt" in dag.earlier_generator(round_(2))
     assert "round_1/train/screener.ckpt" in dag.earlier_screener(round_(2))
+
+
+def test_only_a_screener_that_draws_waits_for_the_generator():
+    assert dag.drawing_generator(ScreenerSettings())(round_(2)) == []
+    draws = ScreenerSettings.model_validate({"model": "tsdnn"})
+    assert dag.drawing_generator(draws)(round_(2)) == ["round_2/train/generator.ckpt"]
+    known = ScreenerSettings.model_validate({"model": "tsdnn", "tsdnn": {"generated": 0}})
+    assert dag.drawing_generator(known)(round_(2)) == []
 
 
 def test_resources_double_with_every_attempt():

@@ -44,14 +44,15 @@ rule train_generator:
         "benchmarks/train_generator/round_{round}.tsv"
     conda:
         "../../envs/python-cpu.yaml"
-    threads: CAMPAIGN.train.threads
+    threads: TRAINING_CORES
     resources:
         mem_mb=memory_mb(4000),
         runtime=runtime_minutes(240),
-        gpu=GPUS,
+        gpu=TRAINING_GPUS,
     params:
         revision=revision("train.train_generator"),
         device=DEVICE,
+        devices=CAMPAIGN.train.devices,
         settings=settings_json(CAMPAIGN.train.generator),
         checkpoints="round_{round}/train/generator_checkpoints",
         seed=CAMPAIGN.seed,
@@ -67,6 +68,7 @@ rule train_generator:
         "--precision {params.precision:q} "
         "--threads {params.threads} "
         "--device {params.device} "
+        "--devices {params.devices} "
         "--round {wildcards.round} "
         "--decision {input.decision} "
         "--earlier {input.earlier} "
@@ -78,6 +80,7 @@ rule train_generator:
 rule train_screener:
     input:
         training_set="round_{round}/train/training_set.h5",
+        generator=drawing_generator(CAMPAIGN.train.screener),
         decision=earlier_decision,
         earlier=earlier_screener,
     output:
@@ -90,14 +93,15 @@ rule train_screener:
         "benchmarks/train_screener/round_{round}.tsv"
     conda:
         "../../envs/python-cpu.yaml"
-    threads: CAMPAIGN.train.threads
+    threads: TRAINING_CORES
     resources:
         mem_mb=memory_mb(4000),
         runtime=runtime_minutes(240),
-        gpu=GPUS,
+        gpu=TRAINING_GPUS,
     params:
         revision=revision("train.train_screener"),
         device=DEVICE,
+        devices=CAMPAIGN.train.devices,
         settings=settings_json(CAMPAIGN.train.screener),
         checkpoints="round_{round}/train/screener_checkpoints",
         seed=CAMPAIGN.seed,
@@ -113,7 +117,9 @@ rule train_screener:
         "--precision {params.precision:q} "
         "--threads {params.threads} "
         "--device {params.device} "
+        "--devices {params.devices} "
         "--round {wildcards.round} "
+        "--generator {input.generator} "
         "--decision {input.decision} "
         "--earlier {input.earlier} "
         "--model {output.model} "

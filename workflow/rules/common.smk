@@ -1,5 +1,6 @@
 # Typed input and resource functions, and the settings that rules pass on. Tested in tests/unit/test_dag.py.
 from sluice.dag import (
+    drawing_generator,
     earlier_decision,
     earlier_generator,
     earlier_screener,
@@ -12,6 +13,8 @@ from sluice.dag import (
     revision,
     runtime_minutes,
     settings_json,
+    training_cores,
+    training_gpus,
     user_files,
 )
 
@@ -21,6 +24,8 @@ GENERATE_BATCHES = list(range(CAMPAIGN.generate.batches))
 RELAX_BATCHES = list(range(CAMPAIGN.screen.relax.batches))
 DFT_BATCHES = list(range(CAMPAIGN.validate_.batches))
 DEVICE = CAMPAIGN.train.device
+TRAINING_GPUS = training_gpus(CAMPAIGN.train)
+TRAINING_CORES = training_cores(CAMPAIGN.train)
 GPUS = 0 if DEVICE == "cpu" else 1
 LIBRARY = str(CAMPAIGN.library)
 

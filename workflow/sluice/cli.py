@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import resource
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from sluice.config import Config
+    from sluice.driver.launch import Workflow
 
 # Heavy imports stand inside the commands: `sluice --help` answers at once.
 DEFAULT_CONFIG = Path("config/config.yaml")
@@ -124,8 +126,27 @@ def run(
     checked = load_config(config)
     options = RunOptions(cores, profile, tuple(until or ()))
     if dry_run:
-        raise typer.Exit(Workflow(repository(), config, options).dry_run())
+        raise typer.Exit(_dry_run(checked, Workflow(repository(), config, options)))
     raise typer.Exit(run_campaign(checked, options, _console()))
+
+
+def _dry_run(config: Config, workflow: Workflow) -> int:
+    """Every job that would run, then what the campaign would cost and what is missing; the exit code."""
+    from sluice.driver.estimate import cost_table
+    from sluice.driver.run import warn_of_filters
+
+    console = _console()
+    began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    code = workflow.dry_run()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    if code == 0:
+        console.print(cost_table(config))
+        console.print(
+            f"DAG: {time.monotonic() - began:.1f} s ({cpu:.1f} CPU-s, {after.ru_maxrss / 1024:.0f} MB)", highlight=False
+        )
+    warn_of_filters(config, console)
+    return code
 
 
 @app.command()
@@ -198,9 +219,11 @@ def doctor(config: ConfigArgument = DEFAULT_CONFIG) -> None:
     from sluice.config import Config
     from sluice.config_file import load_config
     from sluice.driver.doctor import examine
+    from sluice.driver.estimate import cost_table
 
     given = config != DEFAULT_CONFIG or config.exists()
-    checks = examine(load_config(config) if given else Config())
+    checked = load_config(config) if given else Config()
+    checks = examine(checked)
     table = Table(pad_edge=False, show_lines=False)
     for name in ("", "what", "found", "what to do"):
         table.add_column(name, overflow="fold")
@@ -209,6 +232,7 @@ def doctor(config: ConfigArgument = DEFAULT_CONFIG) -> None:
         table.add_row(marks[check.ok], check.name, check.found, check.advice)
     console = _console()
     console.print(table)
+    console.print(cost_table(checked))
     if any(check.ok is False for check in checks):
         console.print("[bold red]A campaign cannot run here yet.[/]")
         raise typer.Exit(1)

@@ -28,6 +28,7 @@ from sluice.config_screen import (  # noqa: F401
     ShortlistSettings,
     SymmetrySettings,
 )
+from sluice.config_tsdnn import TsdnnSettings
 from sluice.config_vasp import MP_GGA_FLOW, VASP_COMMAND, VaspSettings  # noqa: F401
 
 RESERVED_NAMES = ("dft", "experiments")
@@ -139,9 +140,12 @@ class CurateSettings(Section):
 
 
 class ScreenerSettings(Section):
-    """Classifier of stable-looking crystals: CGCNN (Xie and Grossman, PRL 2018) or GATGNN (Louis et al., PCCP 2020)."""
+    """Classifier of stable-looking crystals: CGCNN (Xie and Grossman 2018), GATGNN (Louis et al. 2020) or TSDNN.
 
-    model: Literal["cgcnn", "gatgnn"] = Field("cgcnn", description="The network.")
+    TSDNN (Gleaves et al. 2023) is two CGCNNs that also learn from crystals without a label.
+    """
+
+    model: Literal["cgcnn", "gatgnn", "tsdnn"] = Field("cgcnn", description="The network.")
     scale: Literal["given", "touching"] = Field(
         "given", description="Size at which it sees crystals; touching: where the closest atoms touch."
     )
@@ -160,8 +164,11 @@ class ScreenerSettings(Section):
         "median", description="Formation energy that divides the classes, eV/atom, or the training median."
     )
     dft_weight: Positive = Field(
-        5.0, description="Weight of a crystal labelled by DFT in an earlier round relative to one of the database."
+        5.0,
+        description="Weight of a crystal labelled by DFT in an earlier round relative to one of the database; tsdnn"
+        " sees it so many times, rounded.",
     )
+    tsdnn: TsdnnSettings = TsdnnSettings()
     checkpoint_minutes: Positive = Field(1.0, description="Minutes between checkpoints.")
 
 
@@ -171,12 +178,26 @@ class TrainSettings(Section):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where to train; auto takes a GPU if there is one."
     )
+    devices: Literal["auto"] | Count = Field(
+        1,
+        description="Devices that one training shares its batches out to: GPUs, or on a CPU processes; auto: all GPUs"
+        " that the job is given. The same digits come only from the same number.",
+    )
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(
         "32-true", description="lightning-fabric's precision."
     )
     threads: Count = Field(1, description="CPU threads of one training; results are equal to the bit at equal threads.")
     generator: GeneratorSettings = GeneratorSettings()
     screener: ScreenerSettings = ScreenerSettings()
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainSettings:
+        if self.screener.model == "tsdnn" and self.devices != 1:
+            raise ValueError(
+                f"devices is {self.devices}, but screener.model `tsdnn` trains on one device only; set devices to 1, or"
+                " take cgcnn or gatgnn"
+            )
+        return self
 
 
 class ValidateSettings(Section):

@@ -109,10 +109,15 @@ def readme() -> str:
     """The text of ``config/README.md``."""
     lines = [README_HEAD]
     sections = [("", Config)] + [(k.name, k.section) for k in walk_keys() if k.section is not None]
-    from sluice.config import Objective
+    from sluice.config import Filter, Objective
 
-    position = next(i for i, (name, _) in enumerate(sections) if name == "screen") + 1
-    sections.insert(position, ("screen.objectives[]", Objective))
+    further: tuple[tuple[str, str, type[BaseModel]], ...] = (
+        ("screen", "screen.objectives[]", Objective),
+        ("screen.score", "screen.score.filters[]", Filter),
+    )
+    for after, title, listed in further:
+        position = next(i for i, (section, _) in enumerate(sections) if section == after) + 1
+        sections.insert(position, (title, listed))
     for name, model in sections:
         title = f"`{name}`" if name else "Top level"
         lines.append(f"\n## {title}\n\n{(model.__doc__ or '').strip()}\n")

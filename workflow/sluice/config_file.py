@@ -180,9 +180,9 @@ def _missing_paths(config: Config, lines: dict[tuple[str, ...], int]) -> list[st
         (("validate", "vasp", "references"), config.validate_.vasp.references),
     ]
     given += [(("screen", "objectives", str(i), "model"), o.model) for i, o in enumerate(config.screen.objectives)]
-    # A model that an experiment has yet to make is missed when the campaign starts, not when it is looked at.
+    # A model that an experiment has yet to make, or that may be missing, is missed when the campaign starts.
     given += [
-        (("screen", "score", "filters", str(i), "model"), None if o.experiment else o.model)
+        (("screen", "score", "filters", str(i), "model"), None if o.experiment or o.optional else o.model)
         for i, o in enumerate(config.screen.score.filters)
     ]
     return [

@@ -82,6 +82,9 @@ class Filter(Section):
         description="Experiment whose fitted model it is, <results>/experiments/<name>/model.ckpt; instead of `model`.",
     )
     at_least: Fraction = Field(0.5, description="Least probability that lets a candidate through.")
+    optional: bool = Field(
+        False, description="Go on without it, with a warning everywhere, while its model is not there."
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Filter:
@@ -94,13 +97,23 @@ class Filter(Section):
         if self.model is not None and self.model.is_file():
             return ""
         how = f"run `sluice experiment {self.experiment}` first" if self.experiment else "give an existing model file"
-        return f"screen.score.filters: {self.name}: {self.model} is not there; {how}, or leave the filter out"
+        what = "candidates are NOT filtered by it" if self.optional else "leave the filter out or make it `optional`"
+        return f"screen.score.filters: {self.name}: {self.model} is not there; {how}, or {what}"
 
 
 class ScoreSettings(Section):
     """What candidates must pass before the best by screener score are relaxed."""
 
+    at_least: Fraction = Field(0.0, description="Least screener score that lets a candidate through.")
     filters: tuple[Filter, ...] = Field((), description="Trained classifiers, asked one after the other.")
+
+    def refused(self) -> list[str]:
+        """What to do about models that must be there and are not."""
+        return [one.missing() for one in self.filters if one.missing() and not one.optional]
+
+    def left_out(self) -> list[str]:
+        """What a campaign does without, since the model of an optional filter is not there."""
+        return [one.missing() for one in self.filters if one.missing() and one.optional]
 
 
 class RelaxSettings(Section):

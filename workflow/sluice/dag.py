@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel
 
-from sluice.config import CurateSettings, ScreenSettings
+from sluice.config import CurateSettings, ScreenerSettings, ScreenSettings, TrainSettings
 from sluice.provenance import crystal_files
 
 
@@ -89,6 +89,16 @@ def earlier_generator(wildcards: Wildcards) -> list[str]:
     return [f"{folder}/generator.ckpt", f"{folder}/generator_metrics.csv"] if before else []
 
 
+def drawing_generator(settings: ScreenerSettings) -> Callable[[Wildcards], list[str]]:
+    """The round's generator, where it draws unlabelled crystals for the screener; else nothing to wait for."""
+    draws = settings.model == "tsdnn" and settings.tsdnn.generated > 0
+
+    def generator(wildcards: Wildcards) -> list[str]:
+        return [f"round_{wildcards.round}/train/generator.ckpt"] if draws else []
+
+    return generator
+
+
 def earlier_screener(wildcards: Wildcards) -> list[str]:
     """The screener of the round before with its metrics and predictions, likewise."""
     before = int(wildcards.round) - 1
@@ -105,6 +115,18 @@ def earlier_validated(wildcards: Wildcards) -> list[str]:
 def earlier_shortlists(wildcards: Wildcards) -> list[str]:
     """The candidates that went to DFT in all rounds before."""
     return [f"round_{r}/screen/shortlist.h5" for r in range(1, int(wildcards.round))]
+
+
+def training_gpus(settings: TrainSettings) -> int:
+    """GPUs that one training asks for; with `devices: auto` one, or as many as the profile says (`gpu`)."""
+    if settings.device == "cpu":
+        return 0
+    return 1 if settings.devices == "auto" else settings.devices
+
+
+def training_cores(settings: TrainSettings) -> int:
+    """Cores of one training: its threads, in each of its processes."""
+    return settings.threads * (1 if settings.devices == "auto" else settings.devices)
 
 
 def memory_mb(base: int) -> Callable[..., int]:

@@ -58,6 +58,17 @@ def add_gpu_seconds(seconds: float) -> None:
     _gpu_seconds += seconds
 
 
+def current_recorder() -> Recorder | None:
+    """What records the running step, to be handed to a process that it starts."""
+    return _recorder
+
+
+def use_recorder(recorder: Recorder | None) -> None:
+    """Record this process's progress as part of the attempt of the step that started it."""
+    global _recorder
+    _recorder = recorder
+
+
 def report_progress(
     done: float, total: float | None, unit: str = "", message: str = "", *, force: bool = False
 ) -> None:

@@ -125,6 +125,18 @@ def test_vasp_and_its_potcars(bare, tmp_path, monkeypatch):
     assert doctor.check_code(configured(validate=chosen | {"command": str(program)})).ok
 
 
+def test_models_of_filters_are_looked_for(tmp_path):
+    filters = [{"name": "a", "experiment": "one"}, {"name": "b", "experiment": "two", "optional": True}]
+    config = configured(results=str(tmp_path), screen={"score": {"filters": filters}})
+    needed, optional = doctor.check_filters(config)
+    assert (needed.ok, optional.ok) == (False, None)
+    assert needed.advice == "sluice experiment one" and "NOT filtered" in optional.found
+    model = tmp_path / "experiments" / "two" / "model.ckpt"
+    model.parent.mkdir(parents=True)
+    model.write_text("")
+    assert doctor.check_filters(config)[1].ok is True
+
+
 def test_directories(tmp_path):
     good = doctor.check_directory("results", tmp_path / "new" / "deep", 1, "advice")
     assert good.ok and "GiB free" in good.found and not (tmp_path / "new").exists()
@@ -151,13 +163,6 @@ def test_gpus_are_counted(monkeypatch, bare):
     assert count_gpus() == 1
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert count_gpus() == 0
-
-
-def test_space_grows_with_the_campaign():
-    small = doctor.estimate_space(configured(generate={"candidates": 1000}))
-    large = doctor.estimate_space(configured(generate={"candidates": 1_000_000}, rounds=3))
-    assert large.kept_bytes > small.kept_bytes + 999_000 * 3 * 100
-    assert large.files > small.files
 
 
 def test_environment_of_a_run(monkeypatch):

@@ -58,6 +58,15 @@ def train(data, settings, folder, **options):
     )
 
 
+def test_two_processes_learn_what_one_learns(tmp_path):
+    """Roost, whose trunk is normalized over the rows of a batch; batches of 16 and a last one that is shorter."""
+    data, losses = table(), {}
+    for devices in ("1", "2"):
+        _, rows = train(data, small("roost", epochs=3), tmp_path / devices, devices=devices)
+        losses[devices] = [row["train_loss"] for row in rows]
+    assert losses["2"] == pytest.approx(losses["1"], rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("model", "options"),
     [
@@ -142,7 +151,8 @@ def test_the_step_reads_a_csv(tmp_path):
     (tmp_path / "d.csv").write_text("formula,e\n" + "\n".join([*rows, "Na2O2,3", "Na4O4,5", "Xx,1", "NaCl,none"]))
     options = {
         "data": tmp_path / "d.csv", "settings": small(epochs=2, encoding="fractions"), "checkpoints": tmp_path / "ck",
-        "seed": 1, "precision": "32-true", "threads": 1, "device": "cpu", "model": tmp_path / "m.ckpt",
+        "seed": 1, "precision": "32-true", "threads": 1, "device": "cpu",
+        "devices": "1", "model": tmp_path / "m.ckpt",
         "metrics": tmp_path / "m.csv", "predictions": tmp_path / "p.csv",
     }  # fmt: skip
     train_composition_model(data_settings=CompositionDataSettings(target_column="e", unit="1"), **options)

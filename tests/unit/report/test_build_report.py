@@ -251,6 +251,30 @@ def test_table_for_the_terminal_lists_the_confirmed(built):
     assert f"{first['formation_energy_ev_per_atom']:.3f}" in shown
 
 
+def test_a_filter_that_was_left_out_is_said_everywhere(campaign, tmp_path):
+    copied = copy_of(campaign, tmp_path)
+    path = copied.folder / "round_1/screen/scored.h5"
+    with h5py.File(path, "r+") as file:
+        file.attrs["filters_left_out"] = json.dumps(["synthesizability: no <model>"])
+    build_report(**copied.arguments())
+    summary = json.loads((copied.folder / "report/summary.json").read_text(encoding="utf-8"))
+    assert summary["filters_left_out"] == ["synthesizability: no <model>"]
+    page = (copied.folder / "report/index.html").read_text(encoding="utf-8")
+    assert "A filter was left out" in page and "synthesizability: no &lt;model&gt;" in page
+    text = StringIO()
+    Console(file=text, width=200).print(summary_table(summary))
+    assert "WARNING: synthesizability: no <model>" in text.getvalue()
+
+
+def test_page_states_the_share_below_zero(built):
+    energies = [row["formation_energy_ev_per_atom"] for row in built["summary"]["validated"]]
+    known = [value for value in energies if value is not None]
+    below = sum(value < 0 for value in known)
+    text = " ".join(built["html"].split())
+    assert f"Of {len(known)} that came to a raw formation energy {below} lie at" in text
+    assert f"({100 * below / len(known):.0f} %)" in text
+
+
 def test_table_for_the_terminal_takes_names_literally():
     row = dict.fromkeys(VALIDATED_KEYS) | {"confirmed": True, "formula": "[red]NaCl", "cif": "cifs/[bold]x.cif"}
     text = StringIO()

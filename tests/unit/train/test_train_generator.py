@@ -37,6 +37,7 @@ def run(folder, training_set, settings=SETTINGS, **changes):
         "precision": "32-true",
         "threads": 1,
         "device": "cpu",
+        "devices": "1",
         "round": 1,
         "decision": [],
         "earlier": [],
@@ -76,7 +77,8 @@ def test_killed_and_resumed_is_equal_to_the_bit(trained, training_set, tmp_path)
     settings = SETTINGS.model_copy(update={"checkpoint_minutes": 1e-6})
     command = [sys.executable, "-m", "sluice.train.train_generator", "--training-set", str(training_set)]
     command += ["--settings", settings.model_dump_json(), "--checkpoints", str(folder / "checkpoints")]
-    command += ["--seed", "11", "--precision", "32-true", "--threads", "1", "--device", "cpu", "--round", "1"]
+    command += ["--seed", "11", "--precision", "32-true", "--threads", "1", "--device", "cpu", "--devices", "1"]
+    command += ["--round", "1"]
     command += ["--decision", "--earlier", "--model", str(folder / "generator.ckpt")]
     command += ["--metrics", str(folder / "generator_metrics.csv"), "--attempts", str(tmp_path / "attempts.jsonl")]
     process = subprocess.Popen(command, cwd=tmp_path)

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 from crystals_for_models import decorated, shortlist_of, write_dataset, write_decision, write_validated
 
-from sluice.config import ScreenerSettings
+from sluice.config import GeneratorSettings, ScreenerSettings, TsdnnSettings
 from sluice.crystals import Crystals
 from sluice.errors import SluiceError
 from sluice.models.scoring import load_model, score_crystals
 from sluice.store import Store
 from sluice.train.collect_training_set import collect_training_set
-from sluice.train.train_screener import class_threshold, train_screener
+from sluice.train.train_generator import train_generator
+from sluice.train.train_screener import class_threshold, make_learner, train_screener
+from sluice.train.unlabelled_crystals import draw_unlabelled
 
 SETTINGS = ScreenerSettings(
     epochs=12, batch_size=16, hidden_size=12, head_size=8, convolutions=1, gaussians=15, cutoff=6.0, learning_rate=5e-3
@@ -40,7 +42,9 @@ def run(folder, training_set, settings=SETTINGS, **changes):
         "precision": "32-true",
         "threads": 1,
         "device": "cpu",
+        "devices": "1",
         "round": 1,
+        "generator": [],
         "decision": [],
         "earlier": [],
         "model": folder / "screener.ckpt",
@@ -95,8 +99,9 @@ def test_killed_and_resumed_is_equal_to_the_bit(trained, training_set, tmp_path)
     settings = SETTINGS.model_copy(update={"checkpoint_minutes": 1e-6})
     command = [sys.executable, "-m", "sluice.train.train_screener", "--training-set", str(training_set)]
     command += ["--settings", settings.model_dump_json(), "--checkpoints", str(folder / "checkpoints")]
-    command += ["--seed", "11", "--precision", "32-true", "--threads", "1", "--device", "cpu", "--round", "1"]
-    command += ["--decision", "--earlier", "--model", str(folder / "screener.ckpt")]
+    command += ["--seed", "11", "--precision", "32-true", "--threads", "1", "--device", "cpu", "--devices", "1"]
+    command += ["--round", "1"]
+    command += ["--generator", "--decision", "--earlier", "--model", str(folder / "screener.ckpt")]
     command += ["--metrics", str(folder / "screener_metrics.csv")]
     command += ["--predictions", str(folder / "screener_test.h5"), "--attempts", str(tmp_path / "attempts.jsonl")]
     process = subprocess.Popen(command, cwd=tmp_path)
@@ -150,6 +155,81 @@ def test_nothing_to_learn_from_is_said(tmp_path):
     collect_training_set(dataset=dataset, validated=[], shortlists=[], round=1, training_set=tmp_path / "set.h5")
     with pytest.raises(SluiceError, match="no training rows"):
         run(tmp_path, tmp_path / "set.h5")
+
+
+@pytest.fixture(scope="module")
+def generator(training_set, tmp_path_factory):
+    """A generator that has learnt long enough to tell sites apart."""
+    folder = tmp_path_factory.mktemp("generator")
+    train_generator(
+        training_set=training_set,
+        settings=GeneratorSettings(epochs=12, batch_size=16, critic_steps=1),
+        checkpoints=folder / "checkpoints",
+        seed=11,
+        precision="32-true",
+        threads=1,
+        device="cpu",
+        devices="1",
+        round=1,
+        decision=[],
+        earlier=[],
+        model=folder / "generator.ckpt",
+        metrics=folder / "generator_metrics.csv",
+    )
+    return folder / "generator.ckpt"
+
+
+TSDNN = ScreenerSettings.model_validate(
+    SETTINGS.model_dump() | {"model": "tsdnn", "tsdnn": {"generated": 150, "dropout": 0.1}}
+)
+
+
+def test_tsdnn_learns_from_crystals_of_the_generator(training_set, generator, tmp_path):
+    run(tmp_path, training_set, TSDNN, generator=[generator])
+    model = load_model(tmp_path / "screener.ckpt")
+    assert model.kind == "tsdnn" and model.network.answer == "both"
+    with Store(training_set) as data:
+        n_train = int((data.column("split") == b"train").sum())
+    assert model.facts["generated_rows"] == 150 and model.facts["unlabelled_rows"] == n_train + 150
+    with Store(tmp_path / "screener_test.h5") as found:
+        np.testing.assert_allclose(score_crystals(model, found.crystals(), "cpu"), found.column("predicted"), atol=1e-6)
+        below = found.column("target") == 1
+        # The area under the ROC curve by its definition.
+        auc = (found.column("predicted")[below][:, None] > found.column("predicted")[~below][None, :]).mean()
+    assert auc > 0.8
+    again = run(tmp_path / "again", training_set, TSDNN, generator=[generator])
+    assert (again / "screener.ckpt").read_bytes() == (tmp_path / "screener.ckpt").read_bytes()
+    without = TSDNN.model_copy(update={"tsdnn": TSDNN.tsdnn.model_copy(update={"generated": 0})})
+    run(tmp_path / "without", training_set, without)
+    assert load_model(tmp_path / "without" / "screener.ckpt").facts["unlabelled_rows"] == n_train
+    assert (tmp_path / "without" / "screener.ckpt").read_bytes() != (tmp_path / "screener.ckpt").read_bytes()
+
+
+def test_drawn_crystals_are_of_no_held_out_formula(training_set, generator):
+    model = load_model(generator)
+    some = draw_unlabelled(model, 300, seed=4, without=frozenset(), device="cpu")
+    formulas = set(some.reduced_formulas())
+    held_out = set(sorted(formulas)[::2])
+    others = draw_unlabelled(model, 300, seed=4, without=held_out, device="cpu")
+    assert len(some) == len(others) == 300 and not held_out & set(others.reduced_formulas())
+    assert set(np.unique(some.numbers)) <= set(model.facts["elements"])
+
+
+def test_tsdnn_repeats_dft_labels_instead_of_weighing_them(training_set):
+    with Store(training_set, "dataset") as store:
+        data = store.rows()
+    data.columns["label_round"] = np.where(np.arange(len(data)) % 7 == 0, 1, 0)
+    settings = TSDNN.model_copy(update={"dft_weight": 3.4})
+    learner = make_learner(data, settings, threshold=-0.5, drawn=Crystals.empty())
+    rows, counts = np.unique(learner.labelled, return_counts=True)
+    assert np.array_equal(counts, np.where(data.columns["label_round"][rows] > 0, 3, 1))
+
+
+def test_tsdnn_without_what_it_needs_is_refused(training_set, tmp_path):
+    with pytest.raises(SluiceError, match="no generator's model is given"):
+        run(tmp_path, training_set, TSDNN)
+    with pytest.raises(ValueError, match="unlabelled crystals"):
+        TsdnnSettings(generated=0, known=False)
 
 
 def test_another_network_at_another_size(training_set, tmp_path):

@@ -15,17 +15,12 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from sluice.config import Config
+from sluice.driver.estimate import estimate_space
 from sluice.driver.launch import count_gpus, environment
 from sluice.errors import ConfigError, MissingProgramError, SluiceError
 
 INSTALL_ESPRESSO = "apt-get install quantum-espresso (Debian, Ubuntu), conda install -c conda-forge qe, or a module"
 INSTALL_VASP = "load the module of your VASP (it is licensed; docs/vasp.md)"
-# A row of a store takes about 120 bytes (measured), and a candidate passes some five stores.
-# ASSUME: rounded up guesses of what small cells need in pw.x; large cells need more scratch.
-BYTES_PER_CANDIDATE = 600
-FILES_PER_CALCULATION = 12
-BYTES_PER_CALCULATION = 4 << 20
-SCRATCH_BYTES_PER_CALCULATION = 200 << 20
 
 
 @dataclass(frozen=True)
@@ -36,24 +31,6 @@ class Check:
     ok: bool | None
     found: str
     advice: str = ""
-
-
-@dataclass(frozen=True)
-class Space:
-    """Estimated disk use: stores and results that stay, working files while DFT runs, and number of files."""
-
-    kept_bytes: int
-    scratch_bytes: int
-    files: int
-
-
-def estimate_space(config: Config) -> Space:
-    """Estimate what a campaign writes; an upper bound for DFT, whose budget may pay for fewer calculations."""
-    # ASSUME: as many calculations as the shortlist may hold plus one reference for every element of the chemistry.
-    calculations = config.rounds * config.screen.shortlist.max_candidates + len(config.chemistry.elements)
-    kept = config.rounds * config.generate.candidates * BYTES_PER_CANDIDATE + calculations * BYTES_PER_CALCULATION
-    files = calculations * FILES_PER_CALCULATION + 200 * config.rounds
-    return Space(kept, config.validate_.batches * SCRATCH_BYTES_PER_CALCULATION, files)
 
 
 def check_packages() -> Check:
@@ -180,6 +157,19 @@ def _check_potcars(config: Config) -> Check:
     return Check("POTCARs", True, f"{calculator.potcars.folder} ({', '.join(config.chemistry.elements)} found)")
 
 
+def check_filters(config: Config) -> list[Check]:
+    """Whether the models that candidates have to pass are there."""
+    found = []
+    for one in config.screen.score.filters:
+        if not one.missing():
+            found.append(Check(f"filter {one.name}", True, str(one.model)))
+            continue
+        advice = f"sluice experiment {one.experiment}" if one.experiment else "give an existing model file"
+        so = "; candidates are NOT filtered by it" if one.optional else ""
+        found.append(Check(f"filter {one.name}", None if one.optional else False, f"no {one.model}{so}", advice))
+    return found
+
+
 def _nearest(path: Path) -> Path:
     while not path.exists() and path != path.parent:
         path = path.parent
@@ -216,6 +206,7 @@ def examine(config: Config) -> list[Check]:
         check_code(config),
         check_launcher(config),
         check_pseudos(config),
+        *check_filters(config),
         check_directory("results", config.results, space.kept_bytes, "set results to a directory with space"),
         check_directory("scratch", scratch, space.scratch_bytes, "set validate.scratch to a directory with space"),
         Check("files", None, f"about {space.files} files at most will be kept", ""),

@@ -20,7 +20,8 @@ from rich.console import Console
 from sluice.attempts import ATTEMPTS_FILE, read_attempts
 from sluice.config import Config
 from sluice.config_file import load_config
-from sluice.driver.doctor import estimate_space, require_machine
+from sluice.driver.doctor import require_machine
+from sluice.driver.estimate import estimate_space
 from sluice.driver.launch import (
     CONFIG_COPY,
     DRIVER_LOG,
@@ -65,6 +66,7 @@ def run_campaign(config: Config, options: RunOptions, console: Console) -> int:
     with_dft = not options.until or any(rules[name].stage not in STAGES_WITHOUT_DFT for name in options.until)
     require_machine(config, local=workflow.is_local, cores=workflow.cores, with_dft=with_dft)
     require_filters(config)
+    warn_of_filters(config, console)
     _warn_of_space(config, console)
     began = time.monotonic()
     with stop_signals():
@@ -105,9 +107,15 @@ def require_filters(config: Config) -> None:
     Raises:
         ConfigError: if one is not; says which experiment makes it.
     """
-    missing = [one.missing() for one in config.screen.score.filters if one.missing()]
-    if missing:
+    if missing := config.screen.score.refused():
         raise ConfigError("\n".join(missing))
+
+
+def warn_of_filters(config: Config, console: Console) -> None:
+    """Say which filters are missing: those that a campaign does without, and those that it cannot start without."""
+    score = config.screen.score
+    for text, style in [*((t, "bold yellow") for t in score.left_out()), *((t, "bold red") for t in score.refused())]:
+        console.print(f"WARNING: {text}", style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def _refuse_slurm_jobs(settled: Settled, workflow: Workflow) -> None:

@@ -14,6 +14,7 @@ from sklearn.metrics import roc_auc_score
 from torch.nn.functional import binary_cross_entropy_with_logits, l1_loss, mse_loss
 
 from sluice.models.cgcnn import CGCNN
+from sluice.models.distributed import balanced
 from sluice.models.graphs import GraphBatch, Graphs
 from sluice.models.layers import GraphNetwork
 from sluice.models.training import BestEpoch
@@ -111,7 +112,7 @@ class GraphLearner(BestEpoch):
         batch = self.graphs.batch(rows, self.fabric.device)
         if self.strain > 0:
             batch = self._strained(batch)
-        loss = self._loss(self._model(batch), rows)
+        loss = balanced(self.fabric, self._loss(self._model(batch), rows), float(self.weight[rows].sum()))
         self._optimizer.zero_grad()
         self.fabric.backward(loss)
         self.fabric.clip_gradients(self._model, self._optimizer, max_norm=GRADIENT_NORM)

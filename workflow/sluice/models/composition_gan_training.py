@@ -110,6 +110,8 @@ class CompositionGanLearner:
         epochs: passes to come, from which the warm-up follows.
     """
 
+    one_device_only = "GANs of compositions are small"
+
     def __init__(
         self,
         compositions: Compositions,

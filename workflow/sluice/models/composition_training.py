@@ -18,6 +18,7 @@ from sluice.config_composition import CompositionModelSettings
 from sluice.errors import SluiceError
 from sluice.models.cgcnn_training import one_cycle, roc_auc
 from sluice.models.composition import MAX_LOG_SPREAD, CompositionModel, combined
+from sluice.models.distributed import balanced
 from sluice.models.modelfile import save_model
 from sluice.models.training import BestEpoch, Plan, Row, train
 from sluice.provenance import sha256_of_text
@@ -78,8 +79,10 @@ class CompositionLearner(BestEpoch):
             group["lr"] = self.settings.learning_rate * factor
         rows = self.training[index]
         # Batch normalization cannot learn from a single row.
-        self._model.train(len(rows) > 1)
-        loss = self._loss(self._model(self.inputs.batch(rows, self.fabric.device)), rows)
+        self._model.train(len(rows) > 1 or self.fabric.world_size > 1)
+        loss = balanced(
+            self.fabric, self._loss(self._model(self.inputs.batch(rows, self.fabric.device)), rows), len(rows)
+        )
         self._optimizer.zero_grad()
         self.fabric.backward(loss)
         self.fabric.clip_gradients(self._model, self._optimizer, max_norm=GRADIENT_NORM)
@@ -124,6 +127,7 @@ def train_members(
     device: str = "auto",
     precision: str = "32-true",
     threads: int = 1,
+    devices: str = "1",
     encoding: Mapping[str, Any] | None = None,
 ) -> tuple[CompositionModel, list[Row]]:
     """Train all members of a model, or go on where it was interrupted.
@@ -137,6 +141,7 @@ def train_members(
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: lightning-fabric's name.
         threads: CPU threads; results are equal to the bit at equal threads.
+        devices: how many, a number or ``auto``: all GPUs given to the job.
         encoding: see ``CompositionModel``.
 
     Returns:
@@ -172,6 +177,7 @@ def train_members(
                 checkpoint_minutes=settings.checkpoint_minutes,
                 metrics=metrics if member == 0 else checkpoints / f"member_{member}" / "final_metrics.csv",
                 device=device,
+                devices=devices,
                 precision=precision,
                 threads=threads,
             ),

@@ -16,6 +16,7 @@ from torch.nn.functional import mse_loss
 from sluice.config_generator import GeneratorSettings
 from sluice.models.cubicgan import SPACE_GROUPS, CubicGAN, channels, round_points, scale_points
 from sluice.models.cubicgan_descriptors import fit_descriptors
+from sluice.models.distributed import balanced
 from sluice.models.element_features import continuous_table
 from sluice.models.orbits import Decomposition, canonical_points, grid_index, grid_points, space_group
 
@@ -47,6 +48,8 @@ class GanLearner:
         settings: of the networks and the training.
         training: indices of the training rows, repeats allowed; ``validation`` those of the validation rows.
     """
+
+    one_device_only = ""
 
     def __init__(
         self,
@@ -145,7 +148,7 @@ class GanLearner:
         penalty = ((slope.flatten(1).norm(dim=1) - 1) ** 2).mean()
         loss = -gap + self.settings.gradient_penalty * penalty
         self._critic_optimizer.zero_grad()
-        self.fabric.backward(loss)
+        self.fabric.backward(balanced(self.fabric, loss, len(rows)))
         self._critic_optimizer.step()
         return {"critic_loss": loss.detach(), "critic_gap": gap.detach(), "gradient_penalty": penalty.detach()}
 
@@ -157,7 +160,7 @@ class GanLearner:
         )
         lattice = mse_loss(lengths.float(), self._lengths[rows])
         self._generator_optimizer.zero_grad()
-        self.fabric.backward(loss + self.settings.lattice_weight * lattice)
+        self.fabric.backward(balanced(self.fabric, loss + self.settings.lattice_weight * lattice, len(rows)))
         self._generator_optimizer.step()
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.generator.parameters()), 1 - AVERAGE_DECAY)

@@ -65,6 +65,8 @@ class DvaeLearner:
         evaluate_every: epochs between measurements.
     """
 
+    one_device_only = "the disentangled VAE's members train as one stack"
+
     def __init__(
         self,
         table: AlloyTable,

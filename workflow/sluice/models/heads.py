@@ -8,7 +8,27 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from sluice.models.processes import over_processes, several_processes
+
 PAPER_WIDTHS = (256, 128, 64, 32)  # Hu et al., Symmetry 12, 1889 (2020)
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """torch's batch normalization of rows; in a training on several devices, over the rows of all of them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C) → (B, C)."""
+        if not self.training or not several_processes():
+            return super().forward(x)
+        rows = over_processes(x.new_tensor(float(len(x))))
+        mean = over_processes(x.sum(0)) / rows
+        centred = x - mean
+        var = over_processes(centred.square().sum(0)) / rows
+        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * rows / (rows - 1), self.momentum)
+        return centred * torch.rsqrt(var + self.eps) * self.weight + self.bias
 
 
 class Head(nn.Module):
@@ -38,7 +58,7 @@ class Head(nn.Module):
         sizes = [inputs, *widths]
         self.residual = residual
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
-        self.norms = nn.ModuleList(nn.BatchNorm1d(b) if residual else nn.Identity() for b in widths)
+        self.norms = nn.ModuleList(BatchNorm(b) if residual else nn.Identity() for b in widths)
         self.skips = nn.ModuleList(
             nn.Identity() if not residual or a == b else nn.Linear(a, b, bias=False) for a, b in pairwise(sizes)
         )

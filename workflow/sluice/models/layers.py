@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from sluice.models.graphs import GraphBatch
+from sluice.models.processes import over_processes
 
 Scale = Literal["given", "touching"]
 EPS = 1e-5
@@ -81,9 +82,9 @@ class Norm(nn.Module):
         share, total = shares(counts)
         x = x.float()
         with torch.autocast(x.device.type, enabled=False):
-            mean = share.unsqueeze(-2) @ x  # ([A,] 1, C)
+            mean = over_processes(share.unsqueeze(-2) @ x)  # ([A,] 1, C)
             centred = x - mean
-            var = share.unsqueeze(-2) @ centred.square()
+            var = over_processes(share.unsqueeze(-2) @ centred.square())
         self.remember(mean.detach().squeeze(-2), var.detach().squeeze(-2), total)
         return centred * (self.weight.unsqueeze(-2) * torch.rsqrt(var + EPS)) + self.bias.unsqueeze(-2)
 
@@ -103,8 +104,8 @@ class Norm(nn.Module):
 
 
 def shares(counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights ([A,] N) that sum to one, and the sum ([A]) before."""
-    total = counts.sum(-1)
+    """Weights ([A,] N) that sum to one, over all processes of the training, and the sum ([A]) before."""
+    total = over_processes(counts.sum(-1))
     return counts / total.clamp(min=1e-12).unsqueeze(-1), total
 
 
@@ -125,9 +126,9 @@ class _GatedSum(torch.autograd.Function):
     def forward(  # noqa: PLR0917
         ctx: Any, z: Tensor, weight: Tensor, bias: Tensor, share: Tensor, counts: Tensor, centres: Tensor, nodes: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        mean = share.unsqueeze(-2) @ z  # ([A,] 1, 2H)
+        mean = over_processes(share.unsqueeze(-2) @ z)  # ([A,] 1, 2H)
         normal = z - mean
-        var = share.unsqueeze(-2) @ normal.square()
+        var = over_processes(share.unsqueeze(-2) @ normal.square())
         rstd = torch.rsqrt(var + EPS)
         normal *= rstd
         y = torch.addcmul(bias.unsqueeze(-2), normal, weight.unsqueeze(-2))
@@ -151,7 +152,8 @@ class _GatedSum(torch.autograd.Function):
         weight_grad = (y * normal).sum(-2)
         y *= weight.unsqueeze(-2)
         # Derivative of the normalization: subtract what mean and variance give back, each row by its share.
-        back = torch.addcmul((bias_grad * weight).unsqueeze(-2), normal, (weight_grad * weight).unsqueeze(-2))
+        to_mean, to_var = over_processes(bias_grad), over_processes(weight_grad)
+        back = torch.addcmul((to_mean * weight).unsqueeze(-2), normal, (to_var * weight).unsqueeze(-2))
         y.addcmul_(back, share.unsqueeze(-1), value=-1)
         y *= rstd
         return y, weight_grad, bias_grad, None, None, None, None

@@ -32,6 +32,8 @@ class BagLearner:
         batch_size: rows in a batch of evaluation.
     """
 
+    one_device_only = "bags train as one stack"
+
     def __init__(
         self,
         graphs: Graphs,

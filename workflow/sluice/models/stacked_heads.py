@@ -57,6 +57,7 @@ class StackedHeadsLearner(BestEpoch):
     """
 
     network: StackedHeads
+    one_device_only = "stacked heads train as one stack"
 
     def __init__(
         self,

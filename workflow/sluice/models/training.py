@@ -17,32 +17,52 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import LightningEnvironment
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from sluice.errors import SluiceError
 from sluice.models.checkpoints import CheckpointFolder, random_state, set_random_state
-from sluice.models.devices import pick_device
+from sluice.models.distributed import (
+    SIGNALS,
+    agree,
+    all_random_states,
+    count_devices,
+    is_first,
+    launch,
+    make_fabric,
+    mean_over_processes,
+    own_share,
+    seed_process,
+)
 from sluice.models.modelfile import write_atomically
-from sluice.step import Continue, add_gpu_seconds, report_progress
+from sluice.step import Continue, Recorder, add_gpu_seconds, current_recorder, report_progress, use_recorder
 
 Row = dict[str, float | int]
 
 
 class Learner(Protocol):
-    """What the loop asks of a model in training."""
+    """What the loop asks of a model in training.
+
+    Attributes:
+        one_device_only: why it cannot share its batches out to several devices; "" if it can.
+    """
+
+    one_device_only: str
 
     def set_up(self, fabric: Fabric) -> None:
         """Build networks and optimizers and hand them to Fabric; called once, after seeding."""
 
     def step(self, index: NDArray[np.int64], progress: float) -> dict[str, torch.Tensor]:
-        """Learn from the chosen training rows; ``progress`` runs from 0 to 1; returns mean losses by name."""
+        """Learn from the chosen training rows; ``progress`` runs from 0 to 1; returns mean losses by name.
+
+        On several devices the rows are this process's, and the losses' mean over processes is that over the batch.
+        """
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
         """Measure on validation rows, remember the best weights."""
@@ -63,6 +83,8 @@ class BestEpoch:
         best: weights of the best epoch so far.
         best_rank: how good that was; compared as a list, the larger the better.
     """
+
+    one_device_only = ""
 
     network: torch.nn.Module
     optimizers: Sequence[torch.optim.Optimizer]
@@ -116,6 +138,7 @@ class Plan:
         checkpoint_minutes: time between them.
         metrics: CSV with one row an epoch, written at the end; until then it grows beside the checkpoints.
         device: ``auto``, ``cpu`` or ``cuda``.
+        devices: how many, a number or ``auto``; see ``count_devices``.
         precision: lightning-fabric's name.
         threads: CPU threads.
     """
@@ -130,6 +153,7 @@ class Plan:
     checkpoint_minutes: float
     metrics: Path
     device: str = "auto"
+    devices: str = "1"
     precision: str = "32-true"
     threads: int = 2
 
@@ -147,13 +171,11 @@ class Plan:
 class _Signals:
     """Remembers the signal that asks for an end, so that a step in progress is finished first."""
 
-    NAMES = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-
     def __init__(self) -> None:
         self.received: int | None = None
 
     def __enter__(self) -> _Signals:
-        self._before = {name: signal.signal(name, self._remember) for name in self.NAMES}
+        self._before = {name: signal.signal(name, self._remember) for name in SIGNALS}
         return self
 
     def _remember(self, number: int, _: FrameType | None) -> None:
@@ -163,13 +185,22 @@ class _Signals:
         for name, handler in self._before.items():
             signal.signal(name, handler)
 
-    def leave(self, description: str, step: int, steps: int) -> None:
-        """End the training, its state being saved."""
-        if self.received == signal.SIGUSR1:
-            raise Continue(f"{description}: saved after {step} of {steps} steps, to be continued")
-        if self.received == signal.SIGINT:
-            raise KeyboardInterrupt
-        sys.exit(143)
+
+class Stopped(Exception):
+    """A signal has ended the training, its state being saved."""
+
+    def __init__(self, number: int, reason: str) -> None:
+        super().__init__(reason)
+        self.number = number
+
+
+def leave(number: int, reason: str) -> NoReturn:
+    """End the step as a signal asks for, the training's state being saved."""
+    if number == signal.SIGUSR1:
+        raise Continue(f"{reason}, to be continued")
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    sys.exit(143)
 
 
 @dataclass
@@ -192,13 +223,6 @@ class _Position:
         }
 
 
-def make_fabric(device: str, precision: str) -> Fabric:
-    """One process on one device; a SLURM allocation around it is no multi-process launch."""
-    kind = pick_device(device).type
-    plugins: list[Any] = [LightningEnvironment()]
-    return Fabric(accelerator=kind, devices=1, precision=precision, plugins=plugins)  # type: ignore[arg-type]
-
-
 def epoch_order(n_rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """The rows' order in an epoch; it depends on nothing else."""
     return np.random.default_rng([seed, epoch]).permutation(n_rows)
@@ -217,8 +241,34 @@ def train(learner: Learner, plan: Plan) -> list[Row]:
     """
     if plan.n_rows < 1:
         raise ValueError(f"{plan.description}: no training rows")
+    devices = count_devices(plan.device, plan.devices)
+    if devices > 1:
+        if learner.one_device_only:
+            raise SluiceError(f"train.devices is {devices}, but {learner.one_device_only}: set train.devices to 1")
+        print(f"{plan.description}: on {devices} devices")
+        several = make_fabric(plan.device, plan.precision, devices)
+        started = time.monotonic()
+        stopped = launch(several, _train_share, learner=learner, plan=plan, recorder=current_recorder())
+        if several.device.type == "cuda":
+            add_gpu_seconds((time.monotonic() - started) * devices)
+        if stopped is not None:
+            leave(stopped, f"{plan.description}: saved")
+    # After several devices, one takes the result from the last checkpoint.
+    return _train_here(make_fabric(plan.device, plan.precision), learner, plan)
+
+
+def _train_share(fabric: Fabric, *, learner: Learner, plan: Plan, recorder: Recorder | None) -> int | None:
+    """One of several processes; the signal that ended it, None at the training's end."""
+    use_recorder(recorder if is_first(fabric) else None)
+    try:
+        _train_here(fabric, learner, plan)
+    except Stopped as stop:
+        return stop.number
+    return None
+
+
+def _train_here(fabric: Fabric, learner: Learner, plan: Plan) -> list[Row]:
     torch.set_num_threads(plan.threads)
-    fabric = make_fabric(plan.device, plan.precision)
     fabric.seed_everything(plan.seed % 2**32, verbose=False)
     learner.set_up(fabric)
     folder = CheckpointFolder(plan.checkpoints, plan.digest)
@@ -230,18 +280,26 @@ def train(learner: Learner, plan: Plan) -> list[Row]:
         rows = saved["rows"]
         learner.load_state(saved["learner"])
         set_random_state(saved["random"])
-        print(f"{plan.description}: resumed after step {position.step} of {plan.steps}")
+        if is_first(fabric):
+            print(f"{plan.description}: resumed after step {position.step} of {plan.steps}")
+    seed_process(fabric, plan.seed, saved)
     started = time.monotonic()
     try:
-        _loop(learner, plan, position=position, sums=sums, rows=rows, saved=saved, folder=folder)
+        _loop(fabric, learner, plan, position=position, sums=sums, rows=rows, saved=saved, folder=folder)
+    except Stopped as stop:
+        if fabric.world_size > 1:
+            raise
+        leave(stop.number, str(stop))
     finally:
-        if fabric.device.type == "cuda":
+        if fabric.device.type == "cuda" and fabric.world_size == 1:
             add_gpu_seconds(time.monotonic() - started)
-    _write_rows(plan.metrics, rows)
+    if is_first(fabric):
+        _write_rows(plan.metrics, rows)
     return rows
 
 
 def _loop(
+    fabric: Fabric,
     learner: Learner,
     plan: Plan,
     *,
@@ -254,40 +312,46 @@ def _loop(
     order = epoch_order(plan.n_rows, plan.seed, position.epoch) if saved is None else saved["order"].numpy()
     last_save = epoch_started = time.monotonic()
     done_before = position.batch
-    with _Signals() as signals, _bar(plan, position.step) as show:
+    with _Signals() as signals, _bar(plan, position.step, shown=is_first(fabric)) as show:
         while position.epoch < plan.epochs:
             index = order[position.batch * plan.batch_size : (position.batch + 1) * plan.batch_size]
-            for name, value in learner.step(index, position.step / plan.steps).items():
+            losses = learner.step(own_share(index, fabric), position.step / plan.steps)
+            for name, value in mean_over_processes(fabric, losses).items():
                 sums[name] = sums.get(name, torch.zeros_like(value, dtype=torch.float64)) + value.double() * len(index)
             position.batch += 1
             position.step += 1
             if position.batch == plan.batches:
                 means = {name: value.item() / plan.n_rows for name, value in sums.items()}
                 rows.append({"epoch": position.epoch + 1, **means, **learner.end_epoch(position.epoch)})
-                _log_epoch(plan, rows[-1], position.batch - done_before, time.monotonic() - epoch_started)
+                if is_first(fabric):
+                    _log_epoch(plan, rows[-1], position.batch - done_before, time.monotonic() - epoch_started)
                 epoch_started, done_before = time.monotonic(), 0
                 position.epoch, position.batch = position.epoch + 1, 0
                 sums.clear()
                 order = epoch_order(plan.n_rows, plan.seed, position.epoch)
             show(position.step)
             over = position.epoch == plan.epochs
-            if signals.received is not None or over or time.monotonic() - last_save > 60 * plan.checkpoint_minutes:
-                folder.save(position.step, position.state(sums, rows, order, learner))
-                # The declared output appears only when the training is over.
-                _write_rows(plan.checkpoints / "metrics.csv", rows)
+            due = over or time.monotonic() - last_save > 60 * plan.checkpoint_minutes
+            received, due = agree(fabric, signals.received, save=due)
+            if received is not None or due:
+                others = all_random_states(fabric)
+                if is_first(fabric):
+                    state = position.state(sums, rows, order, learner)
+                    folder.save(position.step, state | ({"other_random": others} if others else {}))
+                    # The declared output appears only when the training is over.
+                    _write_rows(plan.checkpoints / "metrics.csv", rows)
                 last_save = time.monotonic()
-            if signals.received is not None:
-                signals.leave(plan.description, position.step, plan.steps)
+            if received is not None:
+                raise Stopped(received, f"{plan.description}: saved after {position.step} of {plan.steps} steps")
 
 
 @contextmanager
-def _bar(plan: Plan, start: int) -> Iterator[Any]:
+def _bar(plan: Plan, start: int, *, shown: bool) -> Iterator[Any]:
     """A progress bar on a terminal and progress events in the attempts file."""
     columns = (TextColumn("[progress.description]{task.description}"), BarColumn(), MofNCompleteColumn())
     console = Console(stderr=True)
-    with Progress(
-        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal
-    ) as progress:
+    hidden = not (console.is_terminal and shown)
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=hidden) as progress:
         bar = progress.add_task(plan.description, total=plan.steps, completed=start)
 
         def show(step: int) -> None:

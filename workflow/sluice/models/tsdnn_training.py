@@ -46,6 +46,7 @@ class TsdnnLearner(BestEpoch):
     """
 
     network: TSDNN
+    one_device_only = "TSDNN measures the student's gain on whole batches"
 
     def __init__(
         self,

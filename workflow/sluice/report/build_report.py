@@ -12,7 +12,7 @@ from sluice.report.costs import read_costs
 from sluice.report.funnel import TASK_STEPS, read_funnel, store_paths
 from sluice.report.page import make_page
 from sluice.report.provenance import calculations, campaign_stores
-from sluice.report.summarize import make_summary, read_versions
+from sluice.report.summarize import make_summary, read_left_out, read_versions
 from sluice.report.validated import cif_text, csv_text, read_failed, read_validated, write_cifs
 from sluice.step import report_progress, run_step
 
@@ -67,8 +67,10 @@ def build_report(
     report_progress(1, 4, "parts", "crystals", force=True)
     texts = {Path(c.row["cif"]).name: cif_text(c.structure) for c in crystals}
     results = [p for step in TASK_STEPS[1:] for n in rounds for p in store_paths(step, configuration, folder, n)]
-    versions = read_versions(campaign_stores(configuration, folder)) | calculations(results).versions
-    content = make_summary(configuration.campaign, funnel, rows, dict(sorted(versions.items())), costs)
+    found = read_versions(campaign_stores(configuration, folder)) | calculations(results).versions
+    versions = dict(sorted(found.items()))
+    left_out = read_left_out(folder / f"round_{n}/screen/scored.h5" for n in rounds)
+    content = make_summary(configuration.campaign, funnel, rows, versions, costs, left_out=left_out)
     report_progress(2, 4, "parts", "page", force=True)
     page = make_page(
         configuration, folder, funnel=funnel, costs=costs, crystals=crystals, failed=failed, cifs=texts, summary=content

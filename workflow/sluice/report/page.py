@@ -218,6 +218,7 @@ def make_page(
     """
     template = _environment().from_string(_asset("template.html.jinja"))
     n_confirmed = sum(c.row["confirmed"] for c in crystals)
+    raw_energies = [e for c in crystals if (e := c.row["formation_energy_ev_per_atom"]) is not None]
     figures = {name: figure for name, figure in make_figures(config, folder, crystals).items() if figure is not None}
     failures, n_failures = read_failures(config, folder)
     return template.render(
@@ -226,7 +227,7 @@ def make_page(
         config=config,
         headline=headline(funnel, crystals, costs),
         funnel_picture=draw_funnel(funnel.total(), n_confirmed),
-        **{name: summary[name] for name in ("funnel", "database", "tasks", "rounds", "versions")},
+        **{name: summary[name] for name in ("filters_left_out", "funnel", "database", "tasks", "rounds", "versions")},
         titles=TITLES,
         costs=costs,
         step_cpu_seconds=step_cpu_seconds(costs),
@@ -234,6 +235,8 @@ def make_page(
         figure_data={name: script_json(figure.to_json()) for name, figure in figures.items()},
         crystals=[c.row for c in crystals[:MOST_CRYSTALS]],
         n_crystals=len(crystals),
+        raw_energies=raw_energies,
+        n_below=sum(value < 0 for value in raw_energies),
         failed=failed[:MOST_FAILURES],
         n_failed=len(failed),
         n_confirmed=n_confirmed,

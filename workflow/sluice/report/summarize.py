@@ -15,6 +15,8 @@ from sluice.report.funnel import Funnel
 from sluice.report.validated import Row
 from sluice.store import Store
 
+LEFT_OUT = "filters_left_out"  # attribute of scored candidates: filters whose models were not there
+
 VALIDATED_KEYS = (
     "id", "confirmed", "formula", "space_group", "formation_energy_ev_per_atom",
     "formation_energy_corrected_ev_per_atom", "mlip_formation_energy_ev_per_atom", "code", "protocol", "converged",
@@ -32,8 +34,17 @@ def read_versions(paths: Iterable[Path]) -> dict[str, str]:
     return {name: ", ".join(sorted(values)) for name, values in sorted(found.items())}
 
 
+def read_left_out(paths: Iterable[Path]) -> list[str]:
+    """Warnings about filters that stores of scored candidates went without, each once."""
+    found: dict[str, None] = {}
+    for path in paths:
+        with Store(path, "scored", verify=False) as store:
+            found |= dict.fromkeys(json.loads(store.attributes.get(LEFT_OUT, "[]")))
+    return list(found)
+
+
 def make_summary(
-    campaign: str, funnel: Funnel, rows: list[Row], versions: dict[str, str], costs: Costs
+    campaign: str, funnel: Funnel, rows: list[Row], versions: dict[str, str], costs: Costs, *, left_out: list[str]
 ) -> dict[str, Any]:
     """The content of ``summary.json``.
 
@@ -48,6 +59,7 @@ def make_summary(
         "rounds": [{"round": n, "funnel": [row.as_dict() for row in rows]} for n, rows in funnel.rounds.items()],
         "database": [row.as_dict() for row in funnel.database],
         "tasks": [row.as_dict() for row in funnel.tasks],
+        "filters_left_out": left_out,
     }
 
 
@@ -65,8 +77,9 @@ def summary_table(summary: dict[str, Any]) -> Table:
     tried = len(summary["validated"])
     failed = sum(bool(row["reason"]) for row in summary["validated"])
     title = Text(f"{summary['campaign']}: {len(confirmed)} of {tried} crystals confirmed by DFT")
+    left_out = "".join(f"\nWARNING: {text}" for text in summary.get("filters_left_out", []))
     further = f"; DFT of {failed} failed, see the report" if failed else ""
-    table = Table(title=title, caption=f"formation energies in eV/atom{further}")
+    table = Table(title=title, caption=Text(f"formation energies in eV/atom{further}{left_out}"))
     for name in ("formula", "space group"):
         table.add_column(name)
     for name in ("raw", "MP2020-corrected", "CHGNet"):

@@ -33,6 +33,7 @@ def train_composition_model(
     precision: str,
     threads: int,
     device: str,
+    devices: str,
     model: Path,
     metrics: Path,
     predictions: Path,
@@ -48,6 +49,7 @@ def train_composition_model(
         precision: lightning-fabric's name.
         threads: CPU threads; results are equal to the bit at equal threads.
         device: ``auto``, ``cpu`` or ``cuda``.
+        devices: how many, a number or ``auto``: all GPUs given to the job.
         model: model file to write; `sluice score` takes it.
         metrics: CSV, one row an epoch.
         predictions: CSV of validation and test rows with target, prediction and uncertainty.
@@ -81,6 +83,7 @@ def train_composition_model(
         checkpoints=checkpoints,
         metrics=metrics,
         device=device,
+        devices=devices,
         precision=precision,
         threads=threads,
     )

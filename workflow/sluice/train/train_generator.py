@@ -30,6 +30,7 @@ def train_generator(
     precision: str,
     threads: int,
     device: str,
+    devices: str,
     round: int,
     decision: list[Path],
     earlier: list[Path],
@@ -46,6 +47,7 @@ def train_generator(
         precision: lightning-fabric's name.
         threads: CPU threads; results are equal to the bit at equal threads.
         device: ``auto``, ``cpu`` or ``cuda``.
+        devices: how many, a number or ``auto``: all GPUs given to the job.
         round: number of this round.
         decision: decision of the round before; if it says stop, its model is handed on.
         earlier: outputs of the round before.
@@ -93,11 +95,13 @@ def train_generator(
                 round=round,
                 precision=precision,
                 threads=threads,
+                devices=devices,
             ),
             checkpoints=checkpoints,
             checkpoint_minutes=settings.checkpoint_minutes,
             metrics=metrics,
             device=device,
+            devices=devices,
             precision=precision,
             threads=threads,
         ),

@@ -1,0 +1,155 @@
+"""Two processes on a CPU do what one does: the same losses and weights to float's last digits, resumed as well."""
+
+import csv
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from crystals_for_models import decorated, labels
+from test_training import SIZES, plan
+
+from sluice.config import TrainSettings
+from sluice.config_generator import GeneratorSettings
+from sluice.dag import training_cores, training_gpus
+from sluice.errors import SluiceError
+from sluice.models.cgcnn import CGCNN
+from sluice.models.cgcnn_training import GraphLearner
+from sluice.models.cubicgan import SPACE_GROUPS
+from sluice.models.cubicgan_training import GanLearner
+from sluice.models.distributed import count_devices
+from sluice.models.gatgnn import GATGNN
+from sluice.models.graphs import build_graphs
+from sluice.models.orbits import decompose
+from sluice.models.training import train
+from sluice.models.tsdnn_training import TsdnnLearner
+from sluice.step import Continue
+
+TOLERANCE = 2e-6  # relative, of float32 sums in another order
+# Biases in front of a normalization have no gradient but rounding, which Adam blows up to whole steps. Training does
+# not see them; evaluation does, through the running means.
+EVALUATION_TOLERANCE = 0.02
+GATGNN_SIZES = {"hidden_size": 8, "heads": 2, "layers": 1, "gaussians": 11, "neighbours": 8, "cutoff": 5.0}
+
+
+@pytest.fixture(scope="module")
+def data():
+    crystals = decorated((8, 9, 11, 12, 17))[0]
+    return build_graphs(crystals, neighbours=8, cutoff=5.0), labels(crystals)
+
+
+def learner(data, network=CGCNN, kind=GraphLearner):
+    """With weights that differ and 105 rows in batches of 26: shares of different sizes and weights."""
+    graphs, energy = data
+    rows = np.random.default_rng(0).permutation(len(graphs))
+    return kind(
+        graphs,
+        energy,
+        1.0 + np.arange(len(graphs)) % 3,
+        training=rows[30:135],
+        validation=rows[:30],
+        task="regression",
+        hyperparameters=SIZES if network is CGCNN else GATGNN_SIZES,
+        learning_rate=5e-3,
+        weight_decay=1e-5,
+        batch_size=25,
+        network_type=network,
+    )
+
+
+def rows_of(folder):
+    with (folder / "metrics.csv").open() as handle:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(handle)]
+
+
+@pytest.mark.parametrize("network", [CGCNN, GATGNN])
+def test_two_processes_learn_what_one_learns(data, tmp_path, network):
+    one, two = learner(data, network), learner(data, network)
+    train(one, plan(tmp_path / "one", 105, batch_size=26))
+    train(two, plan(tmp_path / "two", 105, batch_size=26, devices="2"))
+    for mine, theirs in zip(rows_of(tmp_path / "two"), rows_of(tmp_path / "one"), strict=True):
+        assert mine["train_loss"] == pytest.approx(theirs["train_loss"], rel=TOLERANCE)
+        assert mine == pytest.approx(theirs, rel=EVALUATION_TOLERANCE)
+
+
+class Interrupted(GraphLearner):
+    """Sends a signal to the step's own process in the middle of the third epoch, from the second process."""
+
+    def step(self, index, progress):
+        self.count = getattr(self, "count", 0) + 1
+        if self.count == 10 and self.fabric.global_rank == 1:
+            os.kill(os.getppid(), signal.SIGUSR1)
+        return super().step(index, progress)
+
+
+def test_interrupted_and_resumed_on_two_is_equal_to_the_bit(data, tmp_path):
+    how = {"batch_size": 26, "devices": "2", "checkpoint_minutes": 60}
+    whole, first, second = learner(data), learner(data, kind=Interrupted), learner(data)
+    for made in (whole, first, second):
+        made.strain = 0.05  # random numbers, of each process its own
+    train(whole, plan(tmp_path / "whole", 105, **how))
+    with pytest.raises(Continue):
+        train(first, plan(tmp_path / "parts", 105, **how))
+    assert not (tmp_path / "parts" / "metrics.csv").exists()
+    (saved,) = (tmp_path / "parts" / "checkpoints").glob("step_*")
+    assert "step_000000010" <= saved.stem < "step_000000016"
+    train(second, plan(tmp_path / "parts", 105, **how))
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(value, second.network.state_dict()[name]), name
+    assert rows_of(tmp_path / "whole") == rows_of(tmp_path / "parts")
+
+
+class Watching(GanLearner):
+    """Writes what each process holds at the end of an epoch."""
+
+    def end_epoch(self, epoch):
+        weights = torch.cat([value.flatten() for value in self.network.state_dict().values()])
+        np.save(self.folder / f"{self.fabric.global_rank}_{epoch}.npy", weights.numpy())
+        drawn = self._noise(1).numpy()
+        np.save(self.folder / f"noise_{self.fabric.global_rank}_{epoch}.npy", drawn)
+        return super().end_epoch(epoch)
+
+
+def test_cubicgan_stays_one_network_and_draws_different_noise(tmp_path):
+    sites = decompose(decorated((8, 9, 11, 12, 17))[0], SPACE_GROUPS, 3)
+    n = len(sites.index)
+    settings = GeneratorSettings(epochs=2, batch_size=51, critic_steps=2, dropout=0.1)
+    made = Watching(sites, settings, training=np.arange(n - 10), validation=np.arange(n - 10, n))
+    made.folder = tmp_path
+    rows = train(made, plan(tmp_path, n - 10, epochs=2, batch_size=51, devices="2"))
+    assert all(np.isfinite(value) for row in rows for value in row.values())
+    for epoch in (0, 1):
+        np.testing.assert_array_equal(np.load(tmp_path / f"0_{epoch}.npy"), np.load(tmp_path / f"1_{epoch}.npy"))
+        assert not np.array_equal(
+            np.load(tmp_path / f"noise_0_{epoch}.npy"), np.load(tmp_path / f"noise_1_{epoch}.npy")
+        )
+    assert not np.array_equal(np.load(tmp_path / "0_0.npy"), np.load(tmp_path / "0_1.npy"))
+
+
+def test_tsdnn_is_refused(data, tmp_path):
+    graphs, energy = data
+    made = TsdnnLearner(
+        graphs, energy < 0, labelled=np.arange(70), unlabelled=np.arange(70, 140), validation=np.arange(140, 150),
+        hyperparameters=SIZES, optimizer="adamw", learning_rate=1e-2, weight_decay=0.0, batch_size=32,
+    )  # fmt: skip
+    with pytest.raises(SluiceError, match=r"train\.devices is 2, but TSDNN .* set train\.devices to 1"):
+        train(made, plan(tmp_path, 70, devices="2"))
+    with pytest.raises(ValueError, match="tsdnn` trains on one device only"):
+        TrainSettings.model_validate({"devices": 2, "screener": {"model": "tsdnn"}})
+
+
+def test_devices_are_counted(monkeypatch):
+    assert (count_devices("cpu", "auto"), count_devices("cpu", "3")) == (1, 3)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    assert (count_devices("auto", "auto"), count_devices("cuda", "2")) == (4, 2)
+    with pytest.raises(SluiceError, match=r"train\.devices is 5, but this job has 4 GPUs"):
+        count_devices("auto", "5")
+
+
+def test_rules_ask_for_as_many():
+    four = TrainSettings(devices=4, threads=2)
+    assert (training_gpus(four), training_cores(four)) == (4, 8)
+    assert (training_gpus(TrainSettings(devices="auto")), training_cores(TrainSettings(devices="auto"))) == (1, 1)
+    assert training_gpus(TrainSettings(devices=2, device="cpu")) == 0
