@@ -236,7 +236,8 @@ def build_graphs(crystals: Crystals, *, neighbours: int, cutoff: float, merge: b
     """Make the graph of every crystal.
 
     Where several atoms share the last distance that still fits, those of lower atomic number are taken, so that the
-    graph does not depend on the order of the atoms.
+    graph does not depend on the order of the atoms. An atom with fewer neighbours within the cutoff has fewer edges,
+    none if it stands alone; CGCNN's code adds bonds of no features to the crystal's first atom in their place.
 
     Args:
         crystals: crystals that are all ``usable``.
