@@ -53,7 +53,7 @@ def test_scores_are_held_against_named_columns(given):
         known = {row["material"]: float(row["e_form"]) for row in csv.DictReader(handle)}
     mae = np.mean([abs(scores[name] - known[name]) for name in scores])
     assert f"MAE  {mae:.4f}" in result.output
-    assert "positive: e_form < 0.5" in result.output
+    assert "positive: e_form ≤ 0.5" in result.output
     assert "1 of 7 have no score or no label" in result.output
     assert "share" not in result.output
     assert (work / "out_calibration.html").stat().st_size > 10_000
@@ -69,3 +69,18 @@ def test_a_wrong_column_is_told_before_anything_is_scored(given):
 def test_missing_files_are_named(given):
     model, folder, work = given
     assert run(model, folder, work / "out.csv", "--labels", work / "none.csv").exit_code == 2
+
+
+def test_hull_distances_are_held_against_predicted_formation_energies(given):
+    """Crystals on the hull lie at 0 exactly and are stable; there is no error between two quantities."""
+    model, folder, work = given
+    lines = (work / "known.csv").read_text().splitlines()[1:]
+    rows = [f"{line.split(',')[0]},{0.0 if k < 2 else 0.1 * k}" for k, line in enumerate(lines)]
+    (work / "hull.csv").write_text("\n".join(["id,e_above_hull", *rows]) + "\n")
+    options = ("--labels", work / "hull.csv", "--label-column", "e_above_hull", "--score-below", 100)
+    result = run(model, folder, work / "out.csv", *options)
+    assert result.exit_code == 0, result.output
+    assert "positive: e_above_hull ≤ 0" in result.output
+    lines = {line.rsplit(maxsplit=1)[0].strip(): line.split()[-1] for line in result.output.splitlines() if line}
+    assert lines["positive"] == "2" and lines["MAE"] == "-"
+    assert lines["DAF"] == "1.0000" and lines["recall"] == "1.0000"  # all are called

@@ -28,7 +28,14 @@ def score(
         str, typer.Option("--label-column", help="Column with the values.")
     ] = "formation_energy_ev_per_atom",
     below: Annotated[
-        float | None, typer.Option("--below", help="Values below it are positive; else the model's threshold, or 0.")
+        float | None,
+        typer.Option("--below", help="Values up to it are positive; else the model's threshold, or 0 (on the hull)."),
+    ] = None,
+    score_below: Annotated[
+        float | None,
+        typer.Option(
+            "--score-below", help="Predictions up to it count as called, if they are not of the labels' quantity."
+        ),
     ] = None,
     classes: Annotated[bool, typer.Option("--classes", help="The labels are classes, 1 the positive one.")] = False,
 ) -> None:
@@ -47,13 +54,19 @@ def score(
     known = read_labels(labels, id_column, label_column)  # before the work: a wrong column is told at once
     score_input(model, crystals, output)
     typer.echo(f"{output} written")
-    _evaluate(
-        model, output, {str(k): float(v) for k, v in known.items()}, below, classes=classes, quantity=label_column
-    )
+    values = {str(k): float(v) for k, v in known.items()}
+    _evaluate(model, output, values, below, score_below, classes=classes, quantity=label_column)
 
 
 def _evaluate(
-    model_path: Path, output: Path, known: dict[str, float], below: float | None, *, classes: bool, quantity: str
+    model_path: Path,
+    output: Path,
+    known: dict[str, float],
+    below: float | None,
+    score_below: float | None,
+    *,
+    classes: bool,
+    quantity: str,
 ) -> None:
     import numpy as np
     import pandas as pd
@@ -63,13 +76,15 @@ def _evaluate(
 
     model = load_model(model_path)
     regression = model.task == "regression"
-    if below is None:
-        below = float(model.facts.get("threshold_ev_per_atom", 0.0))
+    threshold = float(model.facts.get("threshold_ev_per_atom", 0.0))
+    below = threshold if below is None else below
+    if classes and score_below is None:
+        score_below = threshold  # what a regression's classes are is the model's own affair
     table = pd.read_csv(output, dtype={"id": str}, keep_default_na=False)
     scores = pd.to_numeric(table["score"], errors="coerce").to_numpy(float)
     values = np.array([known.get(name, np.nan) for name in table["id"]], dtype=float)
-    found = evaluate(scores, values, regression=regression, below=None if classes else below)
-    typer.echo(f"positive: {'class 1' if classes else f'{quantity} < {below:g}'}")
+    found = evaluate(scores, values, regression=regression, below=None if classes else below, score_below=score_below)
+    typer.echo(f"positive: {'class 1' if classes else f'{quantity} ≤ {below:g}'}")
     for name, value in found.describe():
         typer.echo(f"{name:>10}  {value}")
     left_out = len(table) - found.n

@@ -68,3 +68,15 @@ def test_bad_labels_are_told(tmp_path):
         read_labels(path, "id", "e")
     with pytest.raises(BadDataError, match="no row has both"):
         evaluate(np.array([0.5]), np.array([np.nan]), regression=False, below=0.0)
+
+
+def test_values_at_the_limit_are_positive():
+    found = evaluate(np.array([0.9, 0.2, 0.6]), np.array([0.0, 0.01, 0.2]), regression=False, below=0.0)
+    assert found.positives == 1 and found.recall == 1.0
+
+
+def test_classes_against_a_regression_are_called_at_its_own_limit():
+    predicted, classes = np.array([-3.0, -1.0, 0.5]), np.array([1.0, 0.0, 0.0])
+    assert evaluate(predicted, classes, regression=True, below=None, score_below=-2.0).precision == 1.0
+    assert evaluate(predicted, classes, regression=True, below=None).precision == 0.5
+    assert math.isnan(evaluate(predicted, classes, regression=True, below=None, score_below=-2.0).mae)

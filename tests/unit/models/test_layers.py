@@ -1,8 +1,10 @@
+import numpy as np
 import pytest
 import torch
+from crystals_for_models import decorated
 
-from sluice.models.graphs import GraphBatch
-from sluice.models.layers import Dense, Norm, _GatedSum, gated_sum, shares
+from sluice.models.graphs import GraphBatch, build_graphs
+from sluice.models.layers import Dense, Norm, _GatedSum, bond_features, expand, gated_sum, shares
 
 
 @pytest.mark.parametrize("bags", [None, 3])
@@ -86,3 +88,27 @@ def test_running_statistics_are_a_mean_first_and_forget_later():
         if k == 4:
             torch.testing.assert_close(norm.running_mean, torch.tensor([3.0]))  # of 1 … 5
     assert 25 < norm.running_mean.item() < 39
+
+
+def test_gaussians_far_beyond_the_longest_bond_are_left_out_and_change_nothing():
+    batch = build_graphs(decorated()[0][:4], neighbours=12, cutoff=16.0).batch(np.arange(4))
+    centres = torch.linspace(0, 16.0, 81)
+    whole, short = expand(batch.distances, centres), bond_features(batch, centres, 16.0)
+    used = short.shape[1]
+    assert used < 50 and torch.equal(short, whole[:, :used])
+    assert whole[:, used:].max() < 1e-15
+    dense = Dense(81, 7, bias=False)
+    torch.testing.assert_close(dense(short), dense(whole))
+    gradients = [torch.autograd.grad((dense(bonds) ** 2).sum(), dense.weight)[0] for bonds in (short, whole)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_gaussians_are_expanded_once_for_a_batch_and_anew_at_another_size():
+    batch = build_graphs(decorated()[0][:2], neighbours=12, cutoff=6.0).batch(np.arange(2))
+    centres = torch.linspace(0, 6.0, 7)
+    first = bond_features(batch, centres, 6.0)
+    assert bond_features(batch, centres, 6.0) is first
+    grown = batch.scaled(torch.tensor([1.1, 0.9]))
+    torch.testing.assert_close(bond_features(grown, centres, 6.0), expand(grown.distances, centres))
+    assert not torch.equal(bond_features(grown, centres, 6.0), first)
+    assert bond_features(batch, torch.linspace(0, 6.0, 9), 6.0).shape[1] == 9

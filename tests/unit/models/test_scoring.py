@@ -141,3 +141,16 @@ def test_a_generator_gives_no_scores(tmp_path, crystals):
     )
     with pytest.raises(ModelError, match="gives no scores"):
         score_crystals(load_model(tmp_path / "generator.ckpt"), crystals, "cpu")
+
+
+def test_the_likeliest_keep_their_order(crystals, tmp_path):
+    """Logits of some twenty: in single precision every one of these probabilities is 1."""
+    network = CGCNN(**SIZES)
+    with torch.no_grad():
+        network.head.bias.add_(20.0)
+    path, frames = tmp_path / "sure.ckpt", [crystals.ase_atoms(i) for i in range(len(crystals))]
+    save_model(path, kind="cgcnn", task="classification", hyperparameters=SIZES, state=network.state_dict(), facts={})
+    ase.io.write(tmp_path / "many.extxyz", frames)
+    score_input(path, tmp_path / "many.extxyz", tmp_path / "out.csv", "cpu")
+    scores = [float(row["score"]) for row in read(tmp_path / "out.csv")]
+    assert max(scores) <= 1 and len(set(scores)) > len(scores) / 2

@@ -7,8 +7,9 @@ import torch
 from crystals_for_models import decorated, labels
 
 from sluice.models.cgcnn import CGCNN
+from sluice.models.cgcnn_training import roc_auc
 from sluice.models.graphs import build_graphs
-from sluice.models.training import Plan, train
+from sluice.models.training import Plan, make_fabric, train
 from sluice.models.tsdnn import TSDNN
 from sluice.models.tsdnn_training import TsdnnLearner
 
@@ -34,14 +35,9 @@ def learner(data, **changes):
     graphs, target = data
     rows = np.random.default_rng(0).permutation(len(graphs))
     values = {"optimizer": "adamw", "learning_rate": 1e-2, "weight_decay": 0.0, "batch_size": 32, "student_labels": 1.0}
+    values["hyperparameters"] = SIZES | {"answer": "both"}
     return TsdnnLearner(
-        graphs,
-        target,
-        labelled=rows[:70],
-        unlabelled=rows[70:140],
-        validation=rows[140:],
-        hyperparameters=SIZES | {"answer": "both"},
-        **(values | changes),
+        graphs, target, labelled=rows[:70], unlabelled=rows[70:140], validation=rows[140:], **(values | changes)
     )
 
 
@@ -98,9 +94,35 @@ def test_the_students_gain_and_its_baseline(data):
     assert correct._gain(1.0) == pytest.approx(0.99)
     assert correct._gain(1.0) == pytest.approx(1 - (0.99 * 0.01 + 0.01))
     torch.manual_seed(0)
-    drawn = [quirk._gain(1.0) for _ in range(3)]
-    assert len(set(drawn)) == 3  # another random number each time
-    assert all(0.0 <= 1 - g <= 1.0 for g in drawn)
+    baseline = np.array([1.0 - quirk._gain(1.0) for _ in range(500)])  # 0.99 of U(-√3, √3), 0.01 of the change
+    assert baseline.min() < -1.6 and baseline.max() > 1.6
+    assert np.abs(baseline - 0.01).max() <= 0.99 * 3**0.5
+    assert abs(baseline.mean()) < 0.15
+
+
+@pytest.mark.parametrize("student_labels", [0.0, 1.0])
+def test_a_step_looks_at_no_batch_more_often_than_it_must(data, student_labels):
+    made = learner(data, student_labels=student_labels)
+    fabric = make_fabric("cpu", "32-true")
+    fabric.seed_everything(0, verbose=False)
+    made.set_up(fabric)
+    seen = []
+    for network in (made.network.student, made.network.teacher):
+        network.register_forward_hook(lambda _, given, __: seen.append(given[0]))
+    made.step(np.arange(32), 0.5)
+    # Student: labelled before, unlabelled, labelled after; teacher: unlabelled, labelled.
+    assert len(seen) == 5
+    assert len({id(batch) for batch in seen}) == 2
+    assert all(len(batch.expanded) == 1 for batch in seen)
+
+
+def test_what_chooses_the_epoch_is_what_answers(data, tmp_path):
+    for answer in ("student", "teacher", "both"):
+        made = learner(data, hyperparameters=SIZES | {"answer": answer})
+        row = train(made, plan(tmp_path / answer, epochs=1))[0]
+        own = made.predict(made.validation)
+        assert row["val_roc_auc"] == pytest.approx(roc_auc(data[1][made.validation], own), abs=1e-9)
+        assert row["val_accuracy"] == pytest.approx(((own > 0) == (data[1][made.validation] > 0.5)).mean())
 
 
 def test_the_papers_student_sees_no_labels(data, tmp_path):

@@ -16,6 +16,7 @@ from sluice.experiments.tsdnn_candidates_runs import plan_of
 from sluice.experiments.tsdnn_data import read_labels, split_by_formula
 from sluice.models.cgcnn_training import GraphLearner, roc_auc
 from sluice.models.graph_store import read_graphs, write_graphs
+from sluice.models.graphs import Graphs
 from sluice.models.modelfile import save_model
 from sluice.models.training import train
 from sluice.models.tsdnn_training import TsdnnLearner
@@ -25,14 +26,21 @@ from sluice.store import Store
 if TYPE_CHECKING:
     from sluice.experiments.tsdnn_stability import StabilityConfig
 
+REGRESSION, SUPERVISED = "regression", "CGCNN classifier, no unlabelled"
+EQUAL_ROWS = "tsdnn on the regression's rows"
+WITH_ENERGIES = (REGRESSION, EQUAL_ROWS)  # these learn from, and choose the epoch on, materials with an energy only
 # Name of the job → label set, way to learn.
 VARIANTS = {
     "unseparated": ("unseparated", "tsdnn"),
-    "unseparated_regression": ("unseparated", "regression"),
+    "unseparated_regression": ("unseparated", REGRESSION),
+    "unseparated_equal_rows": ("unseparated", EQUAL_ROWS),
+    "unseparated_supervised": ("unseparated", SUPERVISED),
     "unseparated_sign": ("unseparated", "tsdnn with the sign quirk"),
     "unseparated_average": ("unseparated", "tsdnn with the moving-average quirk"),
     "separated": ("separated", "tsdnn"),
-    "separated_regression": ("separated", "regression"),
+    "separated_regression": ("separated", REGRESSION),
+    "separated_equal_rows": ("separated", EQUAL_ROWS),
+    "separated_supervised": ("separated", SUPERVISED),
 }
 LIMITS = {"unseparated": 0.0, "separated": -2.0}  # eV/atom; what a 1 means
 QUIRKS: dict[str, dict[str, Any]] = {
@@ -69,7 +77,6 @@ def prepare(config: StabilityConfig, folder: Path) -> None:
 
 def run(config: StabilityConfig, job: Job) -> None:
     """Train one model on the split of this repeat and measure it on the test rows, the same for all models."""
-    s = config.settings
     label, way = VARIANTS[job.variant]
     _, graphs, columns = read_graphs(job.prepared / GRAPHS)
     with Store(job.prepared / GRAPHS, verify=False) as store:
@@ -77,46 +84,65 @@ def run(config: StabilityConfig, job: Job) -> None:
     split = split_by_formula([f.decode() for f in columns["formula"]], job.seed)
     target, energy = columns[label], columns["formation_energy"]
     rows = {name: np.flatnonzero(np.isfinite(target) & (split == name)) for name in ("train", "val", "test")}
-    sizes = s.training.sizes() | {"neighbours": s.graphs.neighbours, "cutoff": s.graphs.cutoff}
-    learner: GraphLearner | TsdnnLearner
-    if way == "regression":
-        known = {name: r[np.isfinite(energy[r])] for name, r in rows.items()}
-        fit = energy[known["train"]]
-        sizes |= {"shift": float(fit.mean()), "spread": float(fit.std())}
-        learner = GraphLearner(
-            graphs, np.nan_to_num(energy), np.ones(len(energy)), training=known["train"], validation=known["val"],
-            task="regression", hyperparameters=sizes, learning_rate=s.training.learning_rate,
-            weight_decay=s.training.weight_decay, batch_size=s.training.batch_size,
-        )  # fmt: skip
-        n_train = len(known["train"])
+    test = rows["test"]
+    if way in WITH_ENERGIES:
+        rows = {name: r[np.isfinite(energy[r])] for name, r in rows.items()}
+    if way in (REGRESSION, SUPERVISED):
+        learner: GraphLearner | TsdnnLearner = _lone_network(
+            config, graphs, way, rows, energy if way == REGRESSION else target
+        )
     else:
         unlabelled = np.flatnonzero(~np.isfinite(columns["unseparated"]) & ~np.isfinite(columns["separated"]))
         learner = TsdnnLearner(
             graphs, np.nan_to_num(target), labelled=rows["train"], unlabelled=unlabelled, validation=rows["val"],
-            hyperparameters=sizes | {"answer": s.training.answer}, **(s.training.learner() | QUIRKS.get(way, {})),
+            hyperparameters=_sizes(config) | {"answer": config.settings.training.answer},
+            **(config.settings.training.learner() | QUIRKS.get(way, {})),
         )  # fmt: skip
-        n_train = len(rows["train"])
-    plan = plan_of(config, job, n_train, digest)
+    plan = plan_of(config, job, len(rows["train"]), digest)
     train(learner, plan)
     learner.use_best()
-    output = learner.predict(rows["test"])
-    score = LIMITS[label] - output if way == "regression" else output
-    truth = target[rows["test"]] > 0.5
+    output = learner.predict(test)
+    score = LIMITS[label] - output if way == REGRESSION else output
+    truth = target[test] > 0.5
+    known = np.isfinite(energy[test])
     write_metrics(
         job.folder,
         {
             "test_accuracy": float(((score > 0) == truth).mean()),
             "test_roc_auc": roc_auc(truth, score),
-            "n_train": n_train,
+            "label_agreement": float(((energy[test] < LIMITS[label]) == truth)[known].mean()) if known.any() else None,
+            "n_train": len(rows["train"]),
             "n_test": len(truth),
+            "n_test_with_energy": int(known.sum()),
         },
     )
     shutil.copyfile(plan.metrics, job.folder / HISTORY_FILE)
     save_model(
         job.folder / "model.ckpt",
-        kind="cgcnn" if way == "regression" else "tsdnn",
-        task="regression" if way == "regression" else "classification",
+        kind="cgcnn" if way in (REGRESSION, SUPERVISED) else "tsdnn",
+        task="regression" if way == REGRESSION else "classification",
         hyperparameters=learner.hyperparameters,
         state=learner.network.state_dict(),
         facts={"threshold_ev_per_atom": LIMITS[label], "training_sha256": digest},
     )
+
+
+def _sizes(config: StabilityConfig) -> dict[str, Any]:
+    s = config.settings
+    return s.training.sizes() | {"neighbours": s.graphs.neighbours, "cutoff": s.graphs.cutoff}
+
+
+def _lone_network(
+    config: StabilityConfig, graphs: Graphs, way: str, rows: dict[str, NDArray], values: NDArray
+) -> GraphLearner:
+    """One CGCNN without unlabelled crystals: the regression, or a classifier of the same labels as TSDNN's."""
+    training, sizes = config.settings.training, _sizes(config)
+    if way == REGRESSION:
+        fit = values[rows["train"]]
+        sizes |= {"shift": float(fit.mean()), "spread": float(fit.std())}
+    return GraphLearner(
+        graphs, np.nan_to_num(values), np.ones(len(graphs)),
+        training=rows["train"], validation=rows["val"],
+        task="regression" if way == REGRESSION else "classification", hyperparameters=sizes,
+        learning_rate=training.learning_rate, weight_decay=training.weight_decay, batch_size=training.batch_size,
+    )  # fmt: skip

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from sluice.errors import SluiceError
 from sluice.experiments.experiment import Job
 from sluice.experiments.folders import HISTORY_FILE, write_metrics
 from sluice.experiments.mp_structures import read_structures
@@ -18,7 +19,7 @@ from sluice.experiments.tsdnn_data import read_labels
 from sluice.models.graph_store import read_graphs, write_graphs
 from sluice.models.graphs import Graphs
 from sluice.models.modelfile import save_model
-from sluice.models.pu_bags import draw_bags
+from sluice.models.pu_bags import draw_bags, out_of_bag
 from sluice.models.pu_training import BagLearner
 from sluice.models.training import train
 from sluice.models.tsdnn_training import TsdnnLearner
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from sluice.experiments.tsdnn_synthesizability import SynthesizabilityConfig
 
 GRAPHS = "graphs.h5"
+SCORES = "test_scores.npz"
 EXTRA = "synth_additional_validation"
 # Job → table to learn from, table to measure on.
 SPLITS = {
@@ -82,6 +84,55 @@ def recall_and_precision(score: NDArray[np.float64], label: NDArray[np.int64]) -
     }
 
 
+def tpr_at_precision(score: NDArray[np.float64], label: NDArray[np.int64], precision: float) -> float:
+    """Greatest TPR of a threshold on the score at which the precision is at least the given one; 0 if none is."""
+    order = np.argsort(-score, kind="stable")
+    hits, called = np.cumsum(label[order] == 1), np.arange(1, len(order) + 1)
+    last_of_ties = np.append(np.diff(score[order]) != 0, True)
+    reached = last_of_ties & (hits / called >= precision)
+    return float(hits[reached].max(initial=0) / max(1, int((label == 1).sum())))
+
+
+def new_compositions(graphs: Graphs, rows: NDArray[np.int64], learnt: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(r,) whether no crystal that was learnt from has the composition of the row."""
+    both = np.concatenate([rows, learnt])
+    part = graphs[both]
+    counts = np.zeros((len(both), 256), np.int64)
+    np.add.at(counts, (part.crystal_of_node, part.numbers), part.node_counts)
+    counts //= np.maximum(1, np.gcd.reduce(counts, axis=1))[:, None]
+    kind = np.unique(counts, axis=0, return_inverse=True)[1].ravel()
+    return ~np.isin(kind[: len(rows)], kind[len(rows) :])
+
+
+def measure(job: Job, score: NDArray[np.float64], truth: NDArray[np.int64], new: NDArray[np.bool_]) -> dict[str, float]:
+    """Metrics on the test rows, and their scores kept for the comparison.
+
+    Args:
+        job: where to write.
+        score: (t,) probabilities of the test rows.
+        truth: (t,) their labels.
+        new: (t,) whether nothing of that composition was learnt from.
+    """
+    np.savez_compressed(job.folder / SCORES, score=score, label=truth, new=new)
+    fresh = recall_and_precision(score[new], truth[new])
+    return recall_and_precision(score, truth) | {
+        "tpr_new": fresh["tpr"] if fresh["n_positive"] else float("nan"),
+        "n_positive_new": fresh["n_positive"],
+    }
+
+
+def read_scores(run: Path) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Scores and labels of a run's test rows.
+
+    Raises:
+        SluiceError: if the run kept none.
+    """
+    if not (run / SCORES).is_file():
+        raise SluiceError(f"{run}: {SCORES} is missing; the run is of an older version, delete it and run again")
+    with np.load(run / SCORES) as arrays:
+        return arrays["score"], arrays["label"]
+
+
 def run_tsdnn(config: SynthesizabilityConfig, job: Job) -> None:
     """Train TSDNN on one table and measure it on its test table."""
     s = config.settings
@@ -109,7 +160,8 @@ def run_tsdnn(config: SynthesizabilityConfig, job: Job) -> None:
     train(learner, plan)
     learner.use_best()
     parameters = sum(p.numel() for p in learner.network.parameters())
-    metrics = recall_and_precision(_probability(learner.predict(test)), truth)
+    new = new_compositions(data.graphs, test, learner.labelled)
+    metrics = measure(job, _probability(learner.predict(test)), truth, new)
     metrics["unlabelled_positive"] = (
         float((learner.predict(unlabelled) > 0).mean()) if len(unlabelled) else float("nan")
     )
@@ -139,8 +191,10 @@ def run_bags(config: SynthesizabilityConfig, job: Job) -> None:
     # As published, a share of the positives is kept from all bags.
     positive = np.setdiff1d(known[labels == 1], test)
     positive = np.random.default_rng([config.seed, 31]).permutation(positive)
-    positive = positive[int(len(positive) * s.held_out_positives) :]
-    unlabelled = np.setdiff1d(np.concatenate([known[labels == 0], others]), np.concatenate([positive, test]))
+    n_held_out = int(len(positive) * s.held_out_positives)
+    held_out, positive = positive[:n_held_out], positive[n_held_out:]
+    away = np.concatenate([positive, held_out, test])
+    unlabelled = np.setdiff1d(np.concatenate([known[labels == 0], others]), away)
     target = np.zeros(len(data.graphs))
     target[positive] = 1
     member = draw_bags(positive, unlabelled, len(data.graphs), s.bags, job.seed)
@@ -148,8 +202,12 @@ def run_bags(config: SynthesizabilityConfig, job: Job) -> None:
     plan = plan_of(config, job, len(learner.rows), data.digest)
     plan = type(plan)(**{**vars(plan), "epochs": s.bag_epochs, "batch_size": s.bag_batch_size})
     train(learner, plan)
-    metrics = recall_and_precision(learner.predict(test).mean(0), truth)
-    metrics["unlabelled_positive"] = float((learner.predict(others).mean(0) > 0.5).mean())
+    new = new_compositions(data.graphs, test, learner.rows)
+    metrics = measure(job, learner.predict(test).mean(0), truth, new)
+    metrics["held_out_tpr"] = float((learner.predict(held_out).mean(0) > 0.5).mean()) if n_held_out else float("nan")
+    # As published: a row's score is the mean over the bags that did not take it for a negative.
+    scores = out_of_bag(learner.predict(unlabelled), member[:, unlabelled])
+    metrics["unlabelled_positive"] = float((scores[np.isin(unlabelled, others)] > 0.5).mean())
     parameters = sum(p.numel() for p in learner.network.parameters())
     write_metrics(job.folder, {**metrics, "n_train": len(learner.rows), "parameters": parameters})
     save_model(

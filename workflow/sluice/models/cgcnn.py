@@ -8,7 +8,7 @@ from torch.nn.functional import softplus
 
 from sluice.models.element_features import MAX_Z, N_FEATURES, feature_table
 from sluice.models.graphs import GraphBatch
-from sluice.models.layers import Dense, GraphNetwork, Norm, Scale, expand, gated_sum
+from sluice.models.layers import Dense, GraphNetwork, Norm, Scale, bond_features, gated_sum
 
 
 class Convolution(nn.Module):
@@ -31,7 +31,7 @@ class Convolution(nn.Module):
 
         Args:
             atoms: ([A,] M, H).
-            bonds: (E, G).
+            bonds: (E, G' ≤ G) as of ``bond_features``.
             batch: the graphs.
             node_weights: ([A,] M) weight of each node in the statistics of the normalizations.
         """
@@ -96,7 +96,7 @@ class CGCNN(GraphNetwork):
         if crystal_weights is not None:
             weights = weights * crystal_weights.index_select(-1, batch.crystals)  # ([A,] M)
         atoms = self.embed(self.features[batch.numbers.clamp(max=MAX_Z)])  # ([A,] M, H)
-        bonds = expand(batch.distances, self.centres)  # (E, G)
+        bonds = bond_features(batch, self.centres, self.cutoff)  # (E, G')
         for convolution in self.convolutions:
             atoms = convolution(atoms, bonds, batch, weights)  # ([A,] M, H)
         crystals = batch.mean_over_atoms(atoms)  # ([A,] B, H)

@@ -55,7 +55,12 @@ class Evaluation:
 
 
 def evaluate(
-    scores: NDArray[np.float64], values: NDArray[np.float64], *, regression: bool, below: float | None
+    scores: NDArray[np.float64],
+    values: NDArray[np.float64],
+    *,
+    regression: bool,
+    below: float | None,
+    score_below: float | None = None,
 ) -> Evaluation:
     """Hold scores against labels; rows where either is NaN are left out.
 
@@ -63,7 +68,10 @@ def evaluate(
         scores: (n,) probabilities of the positive class, or predicted values.
         values: (n,) labels: values of the quantity, or classes 0 and 1.
         regression: whether the scores are values, better where lower.
-        below: values below it are positive; None: the labels are classes.
+        below: values up to it are positive, itself included: the crystals on a hull lie at 0 exactly; None: the labels
+            are classes.
+        score_below: predicted values of a regression up to it count as called, where its quantity is not the labels'
+            (formation energies against hull distances): then there is no error to state. Without: ``below``.
 
     Raises:
         BadDataError: if no row has both, or labels are no classes where classes are needed.
@@ -74,9 +82,10 @@ def evaluate(
         raise BadDataError("no row has both a score and a label: compare the ids of both files")
     if below is None and not np.isin(values, (0, 1)).all():
         raise BadDataError("the labels are not all 0 or 1: name the limit below which a value is positive (--below)")
-    positive = values > 0.5 if below is None else values < below
-    # A regression's values and its classes are on one scale only if the labels are values, too.
-    called = scores < (0.0 if below is None else below) if regression else scores > 0.5
+    positive = values > 0.5 if below is None else values <= below
+    one_scale = regression and below is not None and score_below is None
+    limit = score_below if score_below is not None else 0.0 if below is None else below
+    called = scores <= limit if regression else scores > 0.5
     hits, n_positive = int((called & positive).sum()), int(positive.sum())
     precision = hits / int(called.sum()) if called.any() else math.nan
     recall = hits / n_positive if n_positive else math.nan
@@ -89,7 +98,7 @@ def evaluate(
         f1=2 * hits / (int(called.sum()) + n_positive) if called.any() or n_positive else math.nan,
         daf=precision / (n_positive / len(positive)) if n_positive else math.nan,
         roc_auc=float(roc_auc_score(positive, -scores if regression else scores)) if both else math.nan,
-        mae=float(np.abs(scores - values).mean()) if regression and below is not None else math.nan,
+        mae=float(np.abs(scores - values).mean()) if one_scale else math.nan,
         bins=calibration(scores, values if regression else positive.astype(float)),
     )
 

@@ -8,7 +8,7 @@ from torch.nn.functional import leaky_relu, softplus
 
 from sluice.models.element_features import MAX_Z, N_FEATURES, feature_table
 from sluice.models.graphs import GraphBatch
-from sluice.models.layers import Dense, GraphNetwork, Norm, Scale, expand
+from sluice.models.layers import Dense, GraphNetwork, Norm, Scale, bond_features
 
 SLOPE = 0.2
 ATTENTION_SIZE = 32
@@ -97,7 +97,7 @@ class GATGNN(GraphNetwork):
         """(B,) outputs."""
         numbers = batch.numbers.clamp(max=MAX_Z)
         atoms = self.embed(self.features[numbers])  # (M, H)
-        bonds = leaky_relu(self.embed_bonds(expand(batch.distances, self.centres)), SLOPE)  # (E, H)
+        bonds = leaky_relu(self.embed_bonds(bond_features(batch, self.centres, self.cutoff)), SLOPE)  # (E, H)
         for layer, norm in zip(self.layers, self.norms, strict=True):
             atoms = softplus(norm(layer(atoms, bonds, batch), batch.node_counts))  # (M, H)
         share = (batch.node_counts / batch.n_atoms[batch.crystals])[:, None]

@@ -6,6 +6,7 @@ number that they stand for (``graph_merging``), so that a sum over atoms or bond
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Literal
@@ -156,6 +157,7 @@ class GraphBatch:
         distances: (E,) in Å.
         edge_counts: (E,) bonds of one atom that each edge stands for.
         n_atoms: (B,) atoms of each crystal.
+        expanded: distances in a basis, by its key; kept for the next network that sees the batch.
     """
 
     def __init__(
@@ -173,10 +175,13 @@ class GraphBatch:
         self.numbers, self.node_counts, self.crystals = numbers, node_counts, crystals
         self.centres, self.neighbours, self.distances = centres, neighbours, distances
         self.edge_counts, self.n_atoms = edge_counts, n_atoms
+        self.expanded: dict[tuple[float, int], torch.Tensor] = {}
 
     def scaled(self, factors: torch.Tensor) -> GraphBatch:
         """The same graphs with all distances of crystal i multiplied by ``factors[i]``."""
-        return GraphBatch(**{**vars(self), "distances": self.distances * factors[self.crystals[self.centres]]})
+        found = copy(self)
+        found.distances, found.expanded = self.distances * factors[self.crystals[self.centres]], {}
+        return found
 
     def __len__(self) -> int:
         return len(self.n_atoms)
@@ -231,7 +236,8 @@ def build_graphs(crystals: Crystals, *, neighbours: int, cutoff: float, merge: b
     """Make the graph of every crystal.
 
     Where several atoms share the last distance that still fits, those of lower atomic number are taken, so that the
-    graph does not depend on the order of the atoms.
+    graph does not depend on the order of the atoms. An atom with fewer neighbours within the cutoff has fewer edges,
+    none if it stands alone; CGCNN's code adds bonds of no features to the crystal's first atom in their place.
 
     Args:
         crystals: crystals that are all ``usable``.

@@ -19,6 +19,7 @@ from sluice.models.processes import over_processes
 Scale = Literal["given", "touching"]
 EPS = 1e-5
 MOMENTUM = 0.1
+REACH = 6.0  # widths from its centre at which a Gaussian has fallen to 2e-16
 
 
 def lead(bags: int | None) -> tuple[int, ...]:
@@ -50,8 +51,9 @@ class Dense(nn.Module):
         self.bias = nn.Parameter(torch.empty(*lead(bags), size_out).uniform_(-bound, bound)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply it."""
-        y = x @ self.weight.mT
+        """Apply it; inputs that x (…, N, ≤ in) lacks count as zero."""
+        weight = self.weight if x.shape[-1] == self.weight.shape[-1] else self.weight[..., : x.shape[-1]]
+        y = x @ weight.mT
         return y if self.bias is None else y + self.bias.unsqueeze(-2)
 
 
@@ -109,10 +111,28 @@ def shares(counts: Tensor) -> tuple[Tensor, Tensor]:
     return counts / total.clamp(min=1e-12).unsqueeze(-1), total
 
 
-def expand(distances: Tensor, centres: Tensor) -> Tensor:
-    """(E, G) Gaussians of the distances, as wide as their centres are apart."""
+def expand(distances: Tensor, centres: Tensor, used: int | None = None) -> Tensor:
+    """(E, G) Gaussians of the distances, as wide as their centres are apart; ``used``: only so many, the first."""
     width = (centres[-1] - centres[0]) / max(1, len(centres) - 1)
-    return torch.exp(-(((distances[:, None] - centres) / width) ** 2))
+    return torch.exp(-(((distances[:, None] - centres[:used]) / width) ** 2))
+
+
+def bond_features(batch: GraphBatch, centres: Tensor, cutoff: float) -> Tensor:
+    """(E, G') ``expand`` of a batch's distances, made once for all networks with these Gaussians that see the batch.
+
+    G' ≤ G: the last Gaussians, which lie too far beyond the longest bond to count in single precision, are left out.
+
+    Args:
+        batch: the graphs.
+        centres: (G,) evenly from 0 Å to the cutoff.
+        cutoff: Å.
+    """
+    key = (cutoff, len(centres))
+    if key not in batch.expanded:
+        longest = float(batch.distances.max()) if len(batch.distances) else 0.0
+        used = int(longest / cutoff * (len(centres) - 1) + REACH) + 1
+        batch.expanded[key] = expand(batch.distances, centres, used)
+    return batch.expanded[key]
 
 
 class _GatedSum(torch.autograd.Function):

@@ -60,7 +60,9 @@ def score_crystals(model: Model, crystals: Crystals, device: str = "auto") -> ND
         with torch.inference_mode():
             for number in np.unique(batch_of):
                 output = network(graphs.batch(np.flatnonzero(batch_of == number), where))
-                values.append((torch.sigmoid(output) if model.task == "classification" else output).double().cpu())
+                # Doubles: in single precision all that is likely enough would be 1, and in no order.
+                output = output.double().cpu()
+                values.append(torch.sigmoid(output) if model.task == "classification" else output)
         scores[start + good] = torch.cat(values).numpy()
     return scores
 
@@ -100,7 +102,7 @@ def score_input(model_path: Path, input_path: Path, output: Path, device: str = 
     bad, rows = [], 0
     for readings in _chunks(read_crystals(input_path, min_distance=MIN_DISTANCE)):
         for reading, value, reason in _score_readings(model, readings, device):
-            writer.writerow([reading.name, "" if np.isnan(value) else f"{value:.6g}", reason])
+            writer.writerow([reading.name, "" if np.isnan(value) else f"{value:.12g}", reason])
             rows += 1
             if reason:
                 bad.append(f"  {reading.name}: {reason}{f' ({reading.detail})' if reading.detail else ''}")

@@ -32,6 +32,10 @@ class TSDNN(GraphNetwork):
     def forward(self, batch: GraphBatch) -> Tensor:
         """(B,) logits."""
         if self.answer == "both":
-            mean = (torch.sigmoid(self.student(batch)) + torch.sigmoid(self.teacher(batch))) / 2
-            return torch.logit(mean, eps=1e-7)
+            return self.joint(self.student(batch), self.teacher(batch))
         return self.student(batch) if self.answer == "student" else self.teacher(batch)
+
+    @staticmethod
+    def joint(student: Tensor, teacher: Tensor) -> Tensor:
+        """(B,) logits of the mean of the probabilities that both give."""
+        return torch.logit((torch.sigmoid(student) + torch.sigmoid(teacher)) / 2, eps=1e-7)

@@ -23,6 +23,7 @@ from sluice.models.training import BestEpoch
 from sluice.models.tsdnn import TSDNN, Answer
 
 AVERAGE_DECAY = 0.99  # of the moving average that the student's gain is measured against
+REDRAWN_LIMIT = 3.0**0.5  # the published code draws its baseline from U(-√3, √3) in every step
 
 
 class TsdnnLearner(BestEpoch):
@@ -41,7 +42,8 @@ class TsdnnLearner(BestEpoch):
         batch_size: unlabelled rows in a step, and rows in a batch of evaluation.
         gain: ``old_minus_new``: a teacher whose labels lowered the student's loss is confirmed. ``new_minus_old``:
             the published code's sign.
-        moving_average: ``kept``: over the steps; ``redrawn``: as in the published code, a random number at each step.
+        moving_average: ``kept``: over the steps; ``redrawn``: as in the published code, a random number of
+            U(-√3, √3) in its place at each step.
         student_labels: weight of the labelled crystals in the student's own loss; the paper's is 0.
     """
 
@@ -117,17 +119,16 @@ class TsdnnLearner(BestEpoch):
         teacher_on_unlabelled = teacher(unlabelled).float()
         pseudo = (teacher_on_unlabelled.detach() > 0).float()
 
-        with torch.no_grad():
+        with torch.set_grad_enabled(self.student_labels > 0):
             before = binary_cross_entropy_with_logits(student(labelled).float(), target)
         student_loss = binary_cross_entropy_with_logits(student(unlabelled).float(), pseudo)
         if self.student_labels > 0:
-            own = binary_cross_entropy_with_logits(student(labelled).float(), target)
-            student_loss = student_loss + self.student_labels * own
+            student_loss = student_loss + self.student_labels * before
         self._update(student, student_optimizer, student_loss)
         with torch.no_grad():
             after = binary_cross_entropy_with_logits(student(labelled).float(), target)
 
-        gain = self._gain(self.sign * (before - after).item())
+        gain = self._gain(self.sign * (before.detach() - after).item())
         teacher_loss = binary_cross_entropy_with_logits(teacher(labelled).float(), target)
         meta = gain * binary_cross_entropy_with_logits(teacher_on_unlabelled, pseudo)
         self._update(teacher, teacher_optimizer, teacher_loss + meta)
@@ -140,7 +141,7 @@ class TsdnnLearner(BestEpoch):
     def _gain(self, change: float) -> float:
         """The student's gain less its moving average."""
         if self.redrawn:
-            self.average = float(torch.rand(()))
+            self.average = float(torch.empty(()).uniform_(-REDRAWN_LIMIT, REDRAWN_LIMIT))
         self.average = AVERAGE_DECAY * self.average + (1 - AVERAGE_DECAY) * change
         return change - self.average
 
@@ -167,9 +168,10 @@ class TsdnnLearner(BestEpoch):
         row = {}
         target = self.target[self.validation]
         if len(self.validation):
-            row["val_roc_auc_student"] = roc_auc(target, self.predict(self.validation, "student"))
-            row["val_roc_auc_teacher"] = roc_auc(target, self.predict(self.validation, "teacher"))
-            own = self.predict(self.validation)
+            student, teacher = (self.predict(self.validation, who) for who in ("student", "teacher"))
+            row["val_roc_auc_student"], row["val_roc_auc_teacher"] = roc_auc(target, student), roc_auc(target, teacher)
+            joint = self.network.joint(torch.from_numpy(student), torch.from_numpy(teacher)).numpy()
+            own = {"student": student, "teacher": teacher, "both": joint}[self.network.answer]
             row["val_roc_auc"] = roc_auc(target, own)
             row["val_accuracy"] = float(((own > 0) == (target > 0.5)).mean())
         auc = row.get("val_roc_auc", math.nan)
