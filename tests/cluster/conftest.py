@@ -19,9 +19,10 @@ from snakemake_executor_plugin_sluice.slurm_queue import QueuedJob, parse_squeue
 
 # Not part of `make test`: these start daemons and take minutes. `make test-cluster` asks for them.
 collect_ignore_glob = [] if os.environ.get("SLUICE_TEST_CLUSTER") else ["test_*.py"]
-# A shell starts background jobs with SIGINT ignored, and the drivers that tests interrupt would inherit that.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# Shells start background jobs with SIGINT ignored, nohup ignores SIGHUP, and drivers that tests end would inherit that.
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, usual)
 WORK = Path(__file__).with_name("work.py")
 SNAKEFILE = """\
 NAMES = {names!r}
