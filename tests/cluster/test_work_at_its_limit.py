@@ -168,7 +168,8 @@ def test_training_longer_than_its_limit_goes_on(campaign):
     assert continued >= 1 and "Error in rule" not in driver.text()
     outcomes = [a.outcome for a in read_attempts(campaign.root / ATTEMPTS_FILE)]
     assert outcomes == ["continued"] * continued + ["done"]
-    assert (campaign.root / "logs" / "train_generator.log").read_text().count("resumed after step") == continued
+    # The log is the last job's.
+    assert (campaign.root / "logs" / "train_generator.log").read_text().count("resumed after step") == 1
     with (campaign.root / "metrics.csv").open() as handle:
         assert [int(row["epoch"]) for row in csv.DictReader(handle)] == list(range(1, 1001))
 
