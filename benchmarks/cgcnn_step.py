@@ -4,7 +4,9 @@ The original one is the published model code's: N x 12 neighbours by plain index
 of atom, neighbour and bond, one mean per crystal. Its graphs and Gaussians are made before; both assemble their batch
 in the step, Sluice also its Gaussians. Loss curves must agree. Repeats are interleaved; CPU time counts.
 
-    SLUICE_DATA=… python benchmarks/cgcnn_step.py [--threads 2]
+    SLUICE_DATA=… OMP_WAIT_POLICY=passive python benchmarks/cgcnn_step.py [--threads 2]
+
+On several threads waiting must not spin: it would count as work where other work keeps a thread from its core.
 """
 
 from __future__ import annotations

@@ -66,10 +66,22 @@ def test_a_metric():
     assert element_distances(Compositions.from_formulas(["Fe4O6"]), Compositions.from_formulas(["Fe2O3"]))[0, 0] == 0
 
 
+@pytest.mark.parametrize("block", [1, 7, 1000])
+def test_blocks_of_all_pairs_agree(monkeypatch, block):
+    first, second = random_compositions(5, 6), random_compositions(30, 7)
+    expected = element_distances(first, second)
+    monkeypatch.setattr(element_distance, "BLOCK", block)
+    assert np.allclose(element_distances(first, second), expected, atol=1e-12)
+    assert element_distances(first[:0], second).shape == (0, 30) and element_distances(first, second[:0]).shape == (
+        5,
+        0,
+    )
+
+
 @pytest.mark.parametrize(("k", "threads"), [(1, 1), (3, 1), (40, 1), (3, 2)])
 def test_nearest_are_the_nearest(monkeypatch, k, threads):
-    monkeypatch.setattr(element_distance, "QUERY_BLOCK", 7)
-    monkeypatch.setattr(element_distance, "KNOWN_BLOCK", 11)
+    monkeypatch.setattr(element_distance, "QUERY_CELL", 7)
+    monkeypatch.setattr(element_distance, "KNOWN_CELL", 11)
     queries, known = random_compositions(50, 1), random_compositions(200, 2)
     every = element_distances(queries, known)
     indices, distances = nearest_compositions(queries, known, k, threads=threads)
@@ -78,9 +90,37 @@ def test_nearest_are_the_nearest(monkeypatch, k, threads):
     assert all(len(set(row)) == k for row in indices.tolist())
 
 
-def test_few_blocks_are_looked_at(monkeypatch):
-    monkeypatch.setattr(element_distance, "QUERY_BLOCK", 10)
-    monkeypatch.setattr(element_distance, "KNOWN_BLOCK", 100)
+few = st.lists(
+    st.dictionaries(st.sampled_from([1, 2, 3, 8, 26, 57, 103]), st.integers(1, 3), min_size=1, max_size=3),
+    min_size=1,
+    max_size=30,
+)  # of few elements in small amounts: many are equal or equally far
+
+
+@settings(max_examples=60, deadline=None)
+@given(few, few, st.integers(1, 8), st.integers(1, 5), st.integers(1, 5))
+def test_nearest_equal_to_brute_force(queries, known, k, query_cell, known_cell):
+    queries, known, k = Compositions.from_rows(queries), Compositions.from_rows(known), min(k, len(known))
+    places = scale_positions()
+    sides = [[side[[row]] for row in range(len(side))] for side in (queries, known)]
+    every = np.array(
+        [
+            [wasserstein_distance(places[a.numbers], places[b.numbers], a.amounts, b.amounts) for b in sides[1]]
+            for a in sides[0]
+        ]
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(element_distance, "QUERY_CELL", query_cell)
+        patch.setattr(element_distance, "KNOWN_CELL", known_cell)
+        indices, distances = nearest_compositions(queries, known, k)
+    assert np.allclose(distances, np.sort(every, axis=1)[:, :k], atol=1e-11)
+    assert np.allclose(np.take_along_axis(every, indices, axis=1), distances, atol=1e-11)
+    assert all(len(set(row)) == k for row in indices.tolist())
+
+
+def test_few_cells_are_looked_at(monkeypatch):
+    monkeypatch.setattr(element_distance, "QUERY_CELL", 10)
+    monkeypatch.setattr(element_distance, "KNOWN_CELL", 100)
     known = random_compositions(5000, 4, largest=3)
     done = []
     real = element_distance.cdist
