@@ -8,10 +8,12 @@ import os
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from sluice import attempts
 from sluice.attempts import Recorder, append_event, is_running, process_start, read_attempts, read_events
 
 
@@ -36,6 +38,42 @@ def test_progress_is_thinned_unless_forced(tmp_path):
     assert sum(e["event"] == "progress" for e in read_events(tmp_path / "a")) == 1
     recorder.progress(100, 100, force=True)
     assert read_attempts(tmp_path / "a")[0].progress["done"] == 100
+
+
+def test_progress_of_a_long_job_is_a_line_a_minute(tmp_path, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    recorder = Recorder(tmp_path / "a", job="j", step="s")
+    for second in range(0, 86_400, 2):
+        now[0] = 1000.0 + second
+        recorder.progress(second, 86_400)
+    done = [e["done"] for e in read_events(tmp_path / "a") if e["event"] == "progress"]
+    assert done[:3] == [0, 2, 4], "soon after the start every two seconds"
+    assert done[-1] > 86_400 - 120 and max(b - a for a, b in pairwise(done)) <= 62
+    assert 1440 <= len(done) < 2000
+
+
+def test_a_writer_waits_for_another_machines_line(tmp_path):
+    """Network file systems append where the file ended when it was opened, unless it is locked."""
+    path = tmp_path / "a"
+    code = "import fcntl, sys, time; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX)\n"
+    code += "print('locked', flush=True); time.sleep(0.5); f.write('{\"event\": \"first\"}\\n'); f.close()"
+    with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"locked\n"
+        append_event(path, {"event": "second"})
+    assert [event["event"] for event in read_events(path)] == ["first", "second"]
+
+
+def test_a_writer_that_hangs_does_not_hold_up_the_work(tmp_path, monkeypatch):
+    path = tmp_path / "a"
+    monkeypatch.setattr(attempts, "LOCK_PATIENCE", 0.1)
+    code = "import fcntl, sys, time; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX)\n"
+    code += "print('locked', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"locked\n"
+        append_event(path, {"event": "mine"})
+        other.kill()
+    assert [event["event"] for event in read_events(path)] == ["mine"]
 
 
 def test_missing_file_has_no_attempts(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -124,7 +125,8 @@ def test_mistakes_are_named(load, text, words):
         assert word in found, found
 
 
-def test_more_ranks_than_cores(load):
+def test_more_ranks_than_cores(load, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)  # no SLURM
     cores = len(os.sched_getaffinity(0))
     found = message(load, f"validate:\n  ranks: {cores + 1}")
     assert f"ranks is {cores + 1}" in found and f"{cores} cores" in found

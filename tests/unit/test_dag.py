@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import h5py
+import numpy as np
 import pytest
 
 from sluice import dag
@@ -46,8 +48,36 @@ def test_only_a_screener_that_draws_waits_for_the_generator():
 
 
 def test_resources_double_with_every_attempt():
-    assert [dag.memory_mb(2000)(None, n) for n in (1, 2, 3)] == [2000, 4000, 8000]
-    assert [dag.runtime_minutes(30)(None, n) for n in (1, 2, 3)] == [30, 60, 120]
+    assert [dag.memory_mb(2000)(None, [], n) for n in (1, 2, 3)] == [2000, 4000, 8000]
+    assert [dag.runtime_minutes(30)(None, [], n) for n in (1, 2, 3)] == [30, 60, 120]
+
+
+def write_cells(path: Path, *sizes: int) -> str:
+    """A store of crystals with so many atoms each, as far as its offsets."""
+    with h5py.File(path, "w") as store:
+        store["crystals/atom_offsets"] = np.cumsum([0, *sizes])
+    return str(path)
+
+
+def test_resources_grow_with_the_atoms_of_the_inputs(tmp_path):
+    one, other = write_cells(tmp_path / "one.h5", 4, 40), write_cells(tmp_path / "other.h5", *[5] * 391)
+    inputs = [one, other, str(tmp_path / "model.ckpt")]
+    assert dag.count_atoms(inputs) == (1999, 40)
+    assert dag.memory_mb(2000, per_thousand_atoms=10)(None, [*inputs, write_cells(tmp_path / "c.h5", 1)], 1) == 2020
+    assert dag.memory_mb(2000, per_cell_atom=50)(None, inputs, 2) == 2 * (2000 + 50 * 40)
+    assert dag.runtime_minutes(120, per_thousand_atoms=1.5)(None, inputs, 1) == 123, "up to the next minute"
+
+
+def test_inputs_that_tell_no_work_count_as_none_until_they_do(tmp_path):
+    path = tmp_path / "batch.h5"
+    need = dag.memory_mb(2000, per_cell_atom=100)
+    assert need(None, [str(path)], 1) == 2000, "not there yet"
+    path.write_bytes(b"")
+    assert need(None, [str(path)], 1) == 2000, "not readable"
+    write_cells(path)
+    assert need(None, [str(path)], 1) == 2000, "empty batches are legal"
+    write_cells(path, 7)
+    assert need(None, [str(path)], 1) == 2700
 
 
 def test_settings_are_one_section_as_json():

@@ -3,10 +3,14 @@
 import os
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
-from snakemake_executor_plugin_sluice import submission
+from snakemake_executor_plugin_sluice import slurm_queue, submission
+from snakemake_executor_plugin_sluice.executor import Executor
+from snakemake_executor_plugin_sluice.identity import JobIdentity
+from snakemake_executor_plugin_sluice.slurm_queue import QueuedJob
 from snakemake_executor_plugin_sluice.submission import AbortedError, RefusedError, is_temporary, submit
 
 
@@ -83,3 +87,30 @@ def test_an_interrupt_ends_a_call_that_hangs(sbatch, monkeypatch):
 def test_limits_on_submissions_are_temporary_and_bad_requests_are_not():
     assert is_temporary("sbatch: error: QOSMaxSubmitJobPerUserLimit")
     assert not is_temporary("Requested node configuration is not available")
+
+
+@pytest.mark.parametrize(
+    ("number", "state", "late", "found"),
+    [
+        ("8", "RUNNING", 300.0, "8"),  # SLURM's clock is minutes behind ours
+        ("7", "RUNNING", 300.0, None),  # the one before, which goes on for a moment
+        ("7", "RUNNING", 0.0, "7"),  # its number was given out again
+        ("8", "COMPLETING", 0.0, None),
+        ("8", "FAILED", 0.0, None),
+    ],
+)
+def test_a_job_taken_without_a_word_is_the_one_that_was_not_there_before(monkeypatch, number, state, late, found):
+    executor, identity, now = object.__new__(Executor), JobIdentity("a", "b", "relax"), time.time()
+    executor.campaign = "halides-1"
+    queued = QueuedJob(number, state, "None", now - late, None, "n1", "halides-1", identity)
+    monkeypatch.setattr(slurm_queue, "read_queue", lambda campaign: {number: queued})
+    assert executor._find_submitted(identity, now, {"7"}) == found
+    assert executor._find_submitted(JobIdentity("a", "c", "relax"), now, {"7"}) is None, "other settings"
+
+
+@pytest.mark.parametrize("given", ["physics", "physics, chemistry"])
+def test_a_named_account_is_sbatchs_to_judge_without_a_database(monkeypatch, given):
+    monkeypatch.setenv("PATH", "/nowhere")  # no sacctmgr, or one whose database is away
+    executor = object.__new__(Executor)
+    assert executor._account(SimpleNamespace(resources={"slurm_account": given})) == "-A physics"
+    assert executor._account(SimpleNamespace(resources={"slurm_account": 4711})) == "-A 4711"

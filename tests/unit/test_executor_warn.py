@@ -56,6 +56,26 @@ def test_warning_reaches_the_compute_process_through_shells_that_live_on(wrapped
     assert (tmp_path / "shell").read_text() == "shell lived\n"
 
 
+RUNTIME = """
+import ctypes, signal, subprocess, sys
+ctypes.CDLL(None).prctl(15, b"starter-suid", 0, 0, 0)  # PR_SET_NAME
+inside = subprocess.Popen(sys.argv[1:])
+signal.signal(signal.SIGUSR1, lambda number, _: inside.send_signal(number))
+sys.exit(inside.wait())
+"""
+
+
+def test_warning_is_not_handed_to_a_shell_in_a_container_which_would_die_of_it(wrapped, tmp_path):
+    (tmp_path / "compute.py").write_text(COMPUTE)
+    (tmp_path / "runtime.py").write_text(RUNTIME)
+    inner = f"{sys.executable} compute.py result; exit $?"
+    process = wrapped(sys.executable, "runtime.py", "sh", "-c", inner)
+    wait_for(tmp_path / "ready")
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(20) == 75
+    assert (tmp_path / "result").read_text() == "warned"
+
+
 def test_early_warning_waits_for_the_compute_process(wrapped, tmp_path):
     (tmp_path / "compute.py").write_text(COMPUTE)
     process = wrapped("sh", "-c", f"touch begun; sleep 1; {sys.executable} compute.py result; exit $?")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 
+import h5py
+import numpy as np
 import pytest
 import yaml
 from helpers import REPOSITORY, SMALL, job_counts, sluice, snakemake, write_config
@@ -130,6 +133,24 @@ def test_directory_that_cannot_be_written_is_a_message(tmp_path):
     done = sluice("run", str(write_config(tmp_path, results="/proc/x")), "--until", "collect_crystals")
     assert done.returncode == 2 and "/proc/x/halides cannot be written" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_jobs_ask_for_what_their_work_needs(finished):
+    """One crystal of 40 atoms among 20 000 to be relaxed, in two batches."""
+    selected = finished.parent / "results" / "small" / "round_1" / "screen" / "selected.h5"
+    times = (selected.stat().st_atime, selected.stat().st_mtime)
+    try:
+        with h5py.File(selected, "w") as store:
+            store["crystals/atom_offsets"] = np.cumsum([0, 40, *[4] * 19_990])
+        os.utime(selected, times)
+        shown = snakemake(finished, "--dry-run", "--forcerun", "relax_candidates")
+    finally:
+        selected.write_bytes(b"")
+        os.utime(selected, times)
+    found = re.findall(r"rule relax_candidates:.*?resources: (.*?)\n", shown.stdout + shown.stderr, re.DOTALL)
+    values = [dict(part.split("=") for part in line.split(", ")) for line in found]
+    assert sorted(int(value["mem_mb"]) for value in values) == [3000] * 2 + [3000 + 160 + 800] * 2
+    assert sorted(int(value["runtime"]) for value in values) == [240] * 2 + [240 + 800] * 2
 
 
 def test_edit_of_the_users_files_reruns_curate(tmp_path):

@@ -14,8 +14,8 @@ rule collect_crystals:
         "../../envs/python-cpu.yaml"
     threads: 1
     resources:
-        mem_mb=memory_mb(2000),
-        runtime=runtime_minutes(30),
+        mem_mb=memory_mb(2000 + 0.02 * USER_FILES),
+        runtime=runtime_minutes(30 + 0.002 * USER_FILES),
     params:
         revision=revision("curate.collect_crystals"),
         settings=settings_json(CAMPAIGN.curate),
@@ -45,8 +45,8 @@ rule label_crystals:
         "../../envs/python-cpu.yaml"
     threads: 1
     resources:
-        mem_mb=memory_mb(3000),
-        runtime=runtime_minutes(120),
+        mem_mb=memory_mb(3000, per_thousand_atoms=2),
+        runtime=runtime_minutes(120, per_thousand_atoms=1 / len(LABEL_BATCHES)),
         gpu=GPUS,
     params:
         revision=revision("curate.label_crystals"),
@@ -77,8 +77,8 @@ rule split_crystals:
         "../../envs/python-cpu.yaml"
     threads: 1
     resources:
-        mem_mb=memory_mb(2000),
-        runtime=runtime_minutes(15),
+        mem_mb=memory_mb(2000, per_thousand_atoms=2),
+        runtime=runtime_minutes(15, per_thousand_atoms=0.01),
     params:
         revision=revision("curate.split_crystals"),
         settings=settings_json(CAMPAIGN.curate),

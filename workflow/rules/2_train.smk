@@ -16,8 +16,8 @@ rule collect_training_set:
         "../../envs/python-cpu.yaml"
     threads: 1
     resources:
-        mem_mb=memory_mb(2000),
-        runtime=runtime_minutes(15),
+        mem_mb=memory_mb(2000, per_thousand_atoms=2),
+        runtime=runtime_minutes(15, per_thousand_atoms=0.01),
     params:
         revision=revision("train.collect_training_set"),
     shell:
@@ -46,8 +46,10 @@ rule train_generator:
         "../../envs/python-cpu.yaml"
     threads: TRAINING_CORES
     resources:
-        mem_mb=memory_mb(4000),
-        runtime=runtime_minutes(240),
+        mem_mb=memory_mb(4000, per_thousand_atoms=4),
+        runtime=runtime_minutes(
+            240, per_thousand_atoms=0.002 * CAMPAIGN.train.generator.epochs
+        ),
         gpu=TRAINING_GPUS,
     params:
         revision=revision("train.train_generator"),
@@ -95,8 +97,10 @@ rule train_screener:
         "../../envs/python-cpu.yaml"
     threads: TRAINING_CORES
     resources:
-        mem_mb=memory_mb(4000),
-        runtime=runtime_minutes(240),
+        mem_mb=memory_mb(4000, per_thousand_atoms=4),
+        runtime=runtime_minutes(
+            240, per_thousand_atoms=0.005 * CAMPAIGN.train.screener.epochs
+        ),
         gpu=TRAINING_GPUS,
     params:
         revision=revision("train.train_screener"),

@@ -15,8 +15,8 @@ rule generate_candidates:
         "../../envs/python-cpu.yaml"
     threads: 1
     resources:
-        mem_mb=memory_mb(2500),
-        runtime=runtime_minutes(120),
+        mem_mb=memory_mb(2500 + 0.001 * DRAWN),
+        runtime=runtime_minutes(120 + 1e-5 * DRAWN),
         gpu=GPUS,
     params:
         revision=revision("generate.generate_candidates"),

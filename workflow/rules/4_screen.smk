@@ -14,8 +14,8 @@ rule check_geometry:
         "../../envs/python-cpu.yaml"
     threads: 1
     resources:
-        mem_mb=memory_mb(2000),
-        runtime=runtime_minutes(120),
+        mem_mb=memory_mb(2000, per_thousand_atoms=0.1),
+        runtime=runtime_minutes(120, per_thousand_atoms=0.01),
     params:
         revision=revision("screen.check_geometry"),
         settings=settings_json(CAMPAIGN.screen.geometry),
@@ -40,8 +40,8 @@ rule check_symmetry:
         "../../envs/python-cpu.yaml"
     threads: 1
     resources:
-        mem_mb=memory_mb(2000),
-        runtime=runtime_minutes(120),
+        mem_mb=memory_mb(2000, per_thousand_atoms=0.1),
+        runtime=runtime_minutes(120, per_thousand_atoms=0.01),
     params:
         revision=revision("screen.check_symmetry"),
         settings=settings_json(CAMPAIGN.screen.symmetry),
@@ -66,8 +66,8 @@ rule check_charge:
         "../../envs/python-cpu.yaml"
     threads: 1
     resources:
-        mem_mb=memory_mb(2000),
-        runtime=runtime_minutes(120),
+        mem_mb=memory_mb(2000, per_thousand_atoms=0.1),
+        runtime=runtime_minutes(120, per_thousand_atoms=0.01),
     params:
         revision=revision("screen.check_charge"),
         settings=settings_json(CAMPAIGN.screen.charge),
@@ -98,8 +98,8 @@ rule remove_duplicates:
         "../../envs/python-cpu.yaml"
     threads: 1
     resources:
-        mem_mb=memory_mb(3000),
-        runtime=runtime_minutes(240),
+        mem_mb=memory_mb(3000, per_thousand_atoms=0.1),
+        runtime=runtime_minutes(240, per_thousand_atoms=0.01),
     params:
         revision=revision("screen.remove_duplicates"),
         settings=settings_json(CAMPAIGN.screen.duplicates),
@@ -128,8 +128,8 @@ rule score_candidates:
         "../../envs/python-cpu.yaml"
     threads: CAMPAIGN.train.threads
     resources:
-        mem_mb=memory_mb(3000),
-        runtime=runtime_minutes(120),
+        mem_mb=memory_mb(3000, per_thousand_atoms=10),
+        runtime=runtime_minutes(120, per_thousand_atoms=0.1),
         gpu=GPUS,
     params:
         revision=revision("screen.score_candidates"),
@@ -158,8 +158,8 @@ rule select_candidates:
         "../../envs/python-cpu.yaml"
     threads: 1
     resources:
-        mem_mb=memory_mb(2000),
-        runtime=runtime_minutes(30),
+        mem_mb=memory_mb(2000, per_thousand_atoms=2),
+        runtime=runtime_minutes(30, per_thousand_atoms=0.01),
     params:
         revision=revision("screen.select_candidates"),
         settings=settings_json(CAMPAIGN.screen.relax),
@@ -184,8 +184,8 @@ rule relax_candidates:
         "../../envs/python-cpu.yaml"
     threads: 1
     resources:
-        mem_mb=memory_mb(3000),
-        runtime=runtime_minutes(240),
+        mem_mb=memory_mb(3000, per_thousand_atoms=2, per_cell_atom=20),
+        runtime=runtime_minutes(240, per_thousand_atoms=20 / len(RELAX_BATCHES)),
         gpu=GPUS,
     params:
         revision=revision("screen.relax_candidates"),
@@ -225,8 +225,8 @@ rule rank_candidates:
         "../../envs/python-cpu.yaml"
     threads: 1
     resources:
-        mem_mb=memory_mb(2000),
-        runtime=runtime_minutes(60),
+        mem_mb=memory_mb(2000, per_thousand_atoms=2),
+        runtime=runtime_minutes(60, per_thousand_atoms=0.1),
     params:
         revision=revision("screen.rank_candidates"),
         device=DEVICE,
@@ -255,8 +255,8 @@ rule shortlist_candidates:
         "../../envs/python-cpu.yaml"
     threads: 1
     resources:
-        mem_mb=memory_mb(2000),
-        runtime=runtime_minutes(30),
+        mem_mb=memory_mb(2000, per_thousand_atoms=2),
+        runtime=runtime_minutes(30, per_thousand_atoms=1),
     params:
         revision=revision("screen.shortlist_candidates"),
         library=LIBRARY,

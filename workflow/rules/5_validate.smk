@@ -14,8 +14,8 @@ rule plan_tasks:
         "../../envs/espresso.yaml"
     threads: 1
     resources:
-        mem_mb=memory_mb(2000),
-        runtime=runtime_minutes(30),
+        mem_mb=memory_mb(2000, per_thousand_atoms=2),
+        runtime=runtime_minutes(30, per_thousand_atoms=1),
     params:
         revision=revision("validate.plan_tasks"),
         library=LIBRARY,
@@ -44,7 +44,7 @@ rule compute_references:
         "../../envs/espresso.yaml"
     threads: CAMPAIGN.validate_.ranks
     resources:
-        mem_mb=memory_mb(2000),
+        mem_mb=memory_mb(1700 + 300 * CAMPAIGN.validate_.ranks, per_cell_atom=50),
         runtime=runtime_minutes(720),
     params:
         revision=revision("validate.compute_references"),
@@ -78,7 +78,7 @@ rule compute_compounds:
         "../../envs/espresso.yaml"
     threads: CAMPAIGN.validate_.ranks
     resources:
-        mem_mb=memory_mb(2000),
+        mem_mb=memory_mb(1700 + 300 * CAMPAIGN.validate_.ranks, per_cell_atom=50),
         runtime=runtime_minutes(720),
     params:
         revision=revision("validate.compute_compounds"),
@@ -120,8 +120,8 @@ rule collect_energies:
         "../../envs/python-cpu.yaml"
     threads: 1
     resources:
-        mem_mb=memory_mb(2000),
-        runtime=runtime_minutes(30),
+        mem_mb=memory_mb(2000, per_thousand_atoms=2),
+        runtime=runtime_minutes(30, per_thousand_atoms=1),
     params:
         revision=revision("validate.collect_energies"),
         settings=settings_json(CAMPAIGN.validate_),

@@ -29,5 +29,10 @@ TRAINING_CORES = training_cores(CAMPAIGN.train)
 GPUS = 0 if DEVICE == "cpu" else 1
 LIBRARY = str(CAMPAIGN.library)
 
+# Work that no store tells, for memory and run time; what every thousand atoms of a job's inputs or a file add to them
+# are allowances of several times what was measured (benchmarks/RESULTS.md).
+USER_FILES = len(user_files(CAMPAIGN.curate))
+DRAWN = CAMPAIGN.generate.candidates / CAMPAIGN.generate.batches
+
 # Steps run with the Python that runs Snakemake, activated or not; a conda environment of a rule still comes first.
 prefer_this_python()

@@ -1,13 +1,15 @@
 """The life of every job: an append-only JSON-lines file beside the stores, never deleted by Snakemake.
 
 Events of one attempt share its ``attempt`` id: ``start``, any number of ``progress``, one ``end``. A missing ``end``
-means that the process was killed. Every line is one ``write`` to a file opened for appending, so several processes of
-one machine may write at once.
+means that the process was killed. Every line is one ``write`` to a file opened for appending, under a lock: on a
+network file system two machines that append at once would else overwrite each other.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
+import math
 import os
 import socket
 import time
@@ -18,6 +20,10 @@ from pathlib import Path
 from typing import Any
 
 ATTEMPTS_FILE = "attempts.jsonl"
+LOCK_PATIENCE = 10.0  # seconds
+# Seconds between two lines of progress: at first, at most, and as a share of the time since the start, so that jobs of
+# days do not fill the file.
+PROGRESS_FIRST, PROGRESS_MOST, PROGRESS_SHARE = 2.0, 60.0, 0.01
 
 
 def process_start(pid: int) -> float | None:
@@ -43,9 +49,25 @@ def append_event(path: Path, event: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
+        _lock(handle)
         os.write(handle, line.encode())
     finally:
         os.close(handle)
+
+
+def _lock(handle: int) -> None:
+    """Wait for the file to be ours until it is closed; go without where there are no locks or patience ends."""
+    deadline = time.monotonic() + LOCK_PATIENCE
+    while True:
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # POSIX locks: those that network file systems know
+            return
+        except (BlockingIOError, PermissionError):
+            if time.monotonic() > deadline:
+                return  # a writer that hangs must not hold up the work
+            time.sleep(0.005)
+        except OSError:
+            return
 
 
 def read_events(path: Path) -> Iterator[dict[str, Any]]:
@@ -138,7 +160,7 @@ class Recorder:
     def __init__(self, path: Path, *, job: str, step: str, log: str | None = None) -> None:
         self.path = path
         self.attempt = uuid.uuid4().hex[:12]
-        self._last_progress = 0.0
+        self._last_progress, self._began = -math.inf, time.monotonic()
         append_event(
             path,
             {
@@ -157,9 +179,10 @@ class Recorder:
     def progress(
         self, done: float, total: float | None, unit: str = "", message: str = "", *, force: bool = False
     ) -> None:
-        """Record how far the work is; at most one line in two seconds unless forced."""
+        """Record how far the work is, now and then (``PROGRESS_FIRST`` and following) unless forced."""
         now = time.monotonic()
-        if not force and now - self._last_progress < 2.0:
+        pause = min(PROGRESS_MOST, max(PROGRESS_FIRST, PROGRESS_SHARE * (now - self._began)))
+        if not force and now - self._last_progress < pause:
             return
         self._last_progress = now
         event = {"event": "progress", "attempt": self.attempt, "done": done, "total": total, "unit": unit}

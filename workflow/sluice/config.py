@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -245,7 +246,8 @@ class ValidateSettings(Section):
     @model_validator(mode="after")
     def _check(self) -> ValidateSettings:
         cores = usable_cores()
-        if self.launch.split()[:1] != ["srun"] and self.ranks > cores:
+        # Where SLURM's commands are, ranks run on its nodes; a run on this machine is checked by itself.
+        if self.launch.split()[:1] != ["srun"] and self.ranks > cores and shutil.which("sbatch") is None:
             raise ValueError(f"ranks is {self.ranks}, but {cores} cores may be used here; give at most {cores}")
         try:
             shlex.split(self.launch.format(ranks=self.ranks))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -129,22 +131,55 @@ def training_cores(settings: TrainSettings) -> int:
     return settings.threads * (1 if settings.devices == "auto" else settings.devices)
 
 
-def memory_mb(base: int) -> Callable[..., int]:
-    """Memory in MB that doubles with every attempt."""
+@lru_cache(maxsize=65_536)
+def _atoms(path: str, changed_ns: int) -> tuple[int, int]:
+    """Atoms in a store and in its largest crystal; none where it cannot be read, which the step will say."""
+    import h5py  # only where a job is about to start
 
-    def grow(wildcards: Any, attempt: int) -> int:
-        return int(base * 2 ** (attempt - 1))
+    try:
+        with h5py.File(path, "r", locking=False) as store:
+            offsets = store["crystals/atom_offsets"][:]
+    except (OSError, KeyError):
+        return 0, 0
+    return (int(offsets[-1]), int((offsets[1:] - offsets[:-1]).max())) if len(offsets) > 1 else (0, 0)
+
+
+def count_atoms(inputs: Iterable[str]) -> tuple[int, int]:
+    """How much work a job's inputs are: atoms in all of its stores, and atoms of the largest crystal.
+
+    Stores that are not there yet count as empty: Snakemake asks once more before it starts the job.
+    """
+    total, largest = 0, 0
+    for path in map(Path, map(str, inputs)):
+        if path.suffix == ".h5" and path.exists():
+            atoms, most = _atoms(str(path.absolute()), path.stat().st_mtime_ns)
+            total, largest = total + atoms, max(largest, most)
+    return total, largest
+
+
+def _growing(base: float, per_thousand_atoms: float, per_cell_atom: float) -> Callable[..., int]:
+    def grow(wildcards: Any, input: Iterable[str], attempt: int) -> int:
+        atoms, largest = count_atoms(input) if per_thousand_atoms or per_cell_atom else (0, 0)
+        work = per_thousand_atoms * atoms / 1000 + per_cell_atom * largest
+        return math.ceil((base + work) * 2 ** (attempt - 1))
 
     return grow
 
 
-def runtime_minutes(base: int) -> Callable[..., int]:
-    """Run time in minutes that doubles with every attempt."""
+def memory_mb(base: float, *, per_thousand_atoms: float = 0.0, per_cell_atom: float = 0.0) -> Callable[..., int]:
+    """Memory in MB that grows with a job's work and doubles with every attempt.
 
-    def grow(wildcards: Any, attempt: int) -> int:
-        return int(base * 2 ** (attempt - 1))
+    Args:
+        base: MB without any work; what is known from the configuration is added here.
+        per_thousand_atoms: MB for every 1000 atoms in the job's input stores.
+        per_cell_atom: MB for every atom of the largest crystal in them.
+    """
+    return _growing(base, per_thousand_atoms, per_cell_atom)
 
-    return grow
+
+def runtime_minutes(base: float, *, per_thousand_atoms: float = 0.0) -> Callable[..., int]:
+    """Run time in minutes that grows with a job's work and doubles with every attempt; arguments as above."""
+    return _growing(base, per_thousand_atoms, 0.0)
 
 
 def prefer_this_python() -> None:

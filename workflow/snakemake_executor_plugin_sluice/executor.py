@@ -43,6 +43,7 @@ class Executor(Watcher):
         self.started = psutil.Process().create_time()
         self._left: dict[str, QueuedJob] | None = None  # what earlier drivers left in the queue
         self._left_lock = threading.Lock()
+        self._used: set[str] = set()  # SLURM jobs that this driver has taken over or submitted
         super().__init__(workflow, logger)
 
     def __post_init__(self, test_mode: bool = False) -> None:
@@ -121,12 +122,12 @@ class Executor(Watcher):
             f"#!/bin/sh\nexport {WARNING_VARIABLE}={self._warning_seconds(job)}\n"
             f"exec {shlex.join([sys.executable, str(WRAPPER), 'sh', '-c', self.format_job_exec(job)])}\n"
         )
-        since = time.time()
+        since, before = time.time(), set(self._used)
         job_id = submit(
             command,
             script,
             aborted=self._aborted,
-            already_there=lambda: self._find_submitted(identity, since),
+            already_there=lambda: self._find_submitted(identity, since, before | set(waits_for or [])),
             tell=self.logger.warning,
         )
         self.logger.info(
@@ -143,7 +144,7 @@ class Executor(Watcher):
             "run_uuid": self.campaign,
             "slurm_logfile": log,
             "comment_str": identity.comment,
-            "account": "" if self.settings.no_account else next(self.get_account_arg(job)),
+            "account": "" if self.settings.no_account else self._account(job),
             "partition": self.get_partition_arg(job),
             "workdir": self.workflow.workdir_init,
         }
@@ -157,6 +158,12 @@ class Executor(Watcher):
             ours.append(f"--dependency=afterany:{':'.join(waits_for)}")
         return [command[0], *ours, *command[1:]], log
 
+    def _account(self, job: Any) -> str:
+        """The account option; whether the account is valid, sbatch says, which needs no accounting database for it."""
+        if named := str(job.resources.get("slurm_account") or "").replace(",", " ").split():
+            return f"-A {shlex.quote(named[0])}"
+        return str(next(self.get_account_arg(job)))
+
     def _log_file(self, job: Any, job_id: str, kind: str = "rule") -> Path:
         return self.slurm_logdir / f"{kind}_{job.name}" / get_job_wildcards(job) / f"{job_id}.log"
 
@@ -166,10 +173,15 @@ class Executor(Watcher):
             return self.settings.warning_seconds
         return max(1, min(self.settings.warning_seconds, int(minutes * 60 / 4)))
 
-    def _find_submitted(self, identity: JobIdentity, since: float) -> str | None:
+    def _find_submitted(self, identity: JobIdentity, since: float, before: set[str]) -> str | None:
+        """A job that sbatch submitted without telling: one that was not there ``before``, whatever SLURM's clock says.
+
+        A number given out again, by a SLURM that had lost its state, is told by its time.
+        """
         queue = slurm_queue.read_queue(self.campaign) or {}
         for queued in queue.values():
-            if queued.identity == identity and queued.lives and (queued.submitted or 0) >= since - 1:
+            new = queued.job_id not in before or (queued.submitted or 0) >= since - 1
+            if queued.identity == identity and queued.lives and queued.state != "COMPLETING" and new:
                 return queued.job_id
         return None
 
@@ -177,6 +189,7 @@ class Executor(Watcher):
         log = self._log_file(job, job_id, "group" if job.is_group() else "rule")
         info = SubmittedJobInfo(job, external_jobid=job_id, aux={"slurm_logfile": log})
         watched = Watched(info, identity, submitted)
+        self._used.add(job_id)
         info.aux["watched"] = watched
         with self._watch_lock:
             self._watched[identity.outputs] = watched

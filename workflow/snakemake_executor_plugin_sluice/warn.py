@@ -20,6 +20,8 @@ WARNING = signal.SIGUSR1
 # These handle the signal, but by handing it to processes that do not.
 LAUNCHERS = {"sh", "bash", "dash", "srun", "mpirun", "orterun", "orted", "mpiexec", "mpiexec.hydra", "hydra_pmi_proxy"}
 LAUNCHERS |= {"prterun", "prted", "prun"}
+# Containers' runtimes handle every signal, by handing it to the first process inside (names cut as in /proc).
+LAUNCHERS |= {"apptainer", "singularity", "starter", "starter-suid", "Apptainer runti", "Singularity run"}
 PAUSE_S = 0.5
 
 

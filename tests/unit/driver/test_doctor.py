@@ -218,10 +218,23 @@ def test_more_ranks_than_the_runs_cores_is_refused(installed, tmp_path, monkeypa
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
     config = configured(results=str(tmp_path), validate={"ranks": 3})
     text = refusal(config, cores=2, with_dft=True)
-    assert "validate.ranks is 3" in text and "--cores" in text and "is 2" in text
+    assert "validate.ranks is 3" in text and "--cores" in text and "has 2 cores" in text
     doctor.require_machine(config, local=True, cores=2, with_dft=False)
     doctor.require_machine(config, local=False, cores=2)
     doctor.require_machine(config, local=True)
+
+
+def test_ranks_of_a_clusters_nodes_are_not_those_of_its_login_node(installed, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    tools = tmp_path / "slurm"
+    tools.mkdir()
+    (tools / "sbatch").write_text("#!/bin/sh\n")
+    (tools / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tools), prepend=os.pathsep)
+    config = configured(results=str(tmp_path), validate={"ranks": 32})
+    doctor.require_machine(config, local=False)
+    assert "validate.ranks is 32" in refusal(config, cores=64, with_dft=True), "but not on this machine alone"
 
 
 def test_a_gpu_that_is_asked_for_must_be_there(installed, tmp_path, monkeypatch):

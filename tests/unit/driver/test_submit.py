@@ -7,15 +7,17 @@ import os
 import shlex
 import signal
 import stat
-from dataclasses import asdict
+import subprocess
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from sluice.config_file import check_config
 from sluice.driver.lease import Lease
-from sluice.driver.submit import DriverJob, run_driver, submit_driver
+from sluice.driver.submit import DriverJob, _requeue, run_driver, submit_driver
 from sluice.errors import LeaseError, MissingProgramError, SluiceError
 from sluice.time_limit import forget_warnings
 
@@ -113,6 +115,32 @@ def test_the_end_of_the_campaign_is_the_end_of_the_job(job, monkeypatch):
     finally:
         forget_warnings()
         signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("successor", [False, True])
+def test_where_requeueing_is_not_allowed_the_successor_resumes(tmp_path, monkeypatch, job, successor):
+    """An edit of the configuration counts from the next `sluice submit` on, not in the middle."""
+    monkeypatch.setenv("SLURM_JOB_ID", "5")
+    monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+    program(tmp_path, monkeypatch, "scontrol", "echo 'Requested operation is presently disabled' >&2; exit 1")
+    program(tmp_path, monkeypatch, "sbatch", f"cat > {tmp_path}/script; echo 6")
+    assert _requeue(job) == 0
+    text = (tmp_path / "script").read_text()
+    given = json.loads(shlex.split(text.partition("exec ")[2])[-1])
+    assert given["successor"] is True
+    asked = []
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda words, **_: asked.append(words) or SimpleNamespace(poll=lambda: 0, returncode=0)
+    )
+    (Path(job.workdir)).mkdir(parents=True, exist_ok=True)
+    (Path(job.workdir) / "config.yaml").write_text("")
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert run_driver(replace(job, successor=successor)) == 0
+    finally:
+        forget_warnings()
+        signal.signal(signal.SIGTERM, before)
+    assert asked[0][3:5] == (["resume", job.workdir] if successor else ["run", job.config])
 
 
 def test_a_requeued_driver_takes_its_own_lease_over(tmp_path, monkeypatch):

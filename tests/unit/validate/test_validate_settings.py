@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,8 @@ def test_usual_launch_commands_pass(launch: str) -> None:
     assert ValidateSettings(launch=launch).launch == launch
 
 
-def test_more_ranks_than_cores_are_refused_unless_slurm_finds_them() -> None:
+def test_more_ranks_than_cores_are_refused_unless_slurm_finds_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)  # no SLURM
     ranks = len(os.sched_getaffinity(0)) + 1
     with pytest.raises(ValidationError, match=r"cores may be used here; give at most"):
         ValidateSettings(ranks=ranks)

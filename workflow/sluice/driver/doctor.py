@@ -223,11 +223,11 @@ def check_cores(config: Config, cores: int | None, *, with_dft: bool) -> list[Ch
         with_dft: whether calculations are part of the run.
     """
     there = len(os.sched_getaffinity(0))
-    given = there if cores is None else cores
+    given = there if cores is None else min(cores, there)
     threads, ranks = config.train.threads, config.validate_.ranks
     found = [Check("train.threads", threads <= there, f"{threads}, but {there} cores may be used", f"at most {there}")]
     if with_dft:
-        text = f"validate.ranks is {ranks}, but --cores (or the profile's cores) is {given}"
+        text = f"validate.ranks is {ranks}, but this run has {given} cores (of {there} here, --cores, the profile's)"
         found.append(
             Check("validate.ranks", ranks <= given, text, f"--cores {ranks}, or validate.ranks at most {given}")
         )

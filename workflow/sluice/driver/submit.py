@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ class DriverJob:
         until: steps to stop after.
         partition: null: the profile's for jobs without a GPU.
         further: more options of sbatch.
+        successor: whether it follows a job that could not go back into the queue.
     """
 
     config: str
@@ -56,6 +57,7 @@ class DriverJob:
     until: tuple[str, ...] = ()
     partition: str | None = None
     further: tuple[str, ...] = ()
+    successor: bool = False
 
     @property
     def warning_seconds(self) -> int:
@@ -155,7 +157,7 @@ def run_driver(job: DriverJob) -> int:
     heed_warnings()
     print(f"driver: SLURM job {os.environ.get('SLURM_JOB_ID')}, start {_restarts() + 1}", flush=True)
     # A configuration that was edited meanwhile counts from the next `sluice submit` on, not in the middle.
-    again = _restarts() > 0 and (Path(job.workdir) / CONFIG_COPY).is_file()
+    again = (job.successor or _restarts() > 0) and (Path(job.workdir) / CONFIG_COPY).is_file()
     words = ["resume", job.workdir] if again else ["run", job.config]
     command = [sys.executable, "-m", "sluice.cli", *words, "--profile", job.profile]
     for step in job.until:
@@ -193,7 +195,7 @@ def _requeue(job: DriverJob) -> int:
         print("driver: back in the queue", flush=True)
         time.sleep(LAST_WAIT_S)  # SLURM ends this job
         return 0
-    following = job.submit(after=own)
+    following = replace(job, successor=True).submit(after=own)
     print(f"driver: goes on as SLURM job {following} ({done.stderr.strip()})", flush=True)
     return 0
 

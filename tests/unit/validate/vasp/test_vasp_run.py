@@ -23,8 +23,11 @@ from vasp_stand_ins import Emulator
 from sluice.step import Continue
 from sluice.task_library import pack_directory
 from sluice.time_limit import forget_warnings, heed_warnings
+from sluice.validate.vasp import handlers
 from sluice.validate.vasp.flows import run_calculation
+from sluice.validate.vasp.handlers import StopHandler
 from sluice.validate.vasp.jobs import Launch, Options
+from sluice.validate.vasp.run import JobRunner
 from sluice.validate.vasp.schemas import CalculationResult
 from sluice.validate.vasp.sets import calculation_settings
 
@@ -305,6 +308,41 @@ def test_the_warning_before_a_time_limit_stops_vasp_and_the_step_is_continued(
     result = run(emulator, halite, tmp_path, relax="cell")
     assert result.converged and result.continuations == 1 and result.attempts == 1
     assert emulator.jobs == ["relax_1", "relax_1", "relax_2", "static"]
+
+
+def test_a_job_that_ended_before_the_warning_is_progress(
+    emulator: Emulator, halite: Structure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a flow whose jobs take a time limit each would count as standing still."""
+    keep = JobRunner.keep
+
+    def keep_and_warn(runner: JobRunner, folder: Path) -> None:
+        keep(runner, folder)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    monkeypatch.setattr(JobRunner, "keep", keep_and_warn)
+    heed_warnings()
+    try:
+        with pytest.raises(Continue, match="not started so near the time limit") as request:
+            run(emulator, halite, tmp_path, relax="cell")
+        assert emulator.jobs == ["relax_1"] and request.value.advanced is True
+        with pytest.raises(Continue) as request:
+            run(emulator, halite, tmp_path, relax="cell")
+        assert emulator.jobs == ["relax_1"] and request.value.advanced is False
+    finally:
+        forget_warnings()
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_vasp_that_does_not_stop_in_time_got_as_far_as_its_geometries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    (tmp_path / "OSZICAR").write_text("DAV:   1 ...\n" + "   1 F= -.1E+02 E0= -.1E+02\n" * steps)
+    monkeypatch.setattr(handlers, "warned", lambda: True)
+    monkeypatch.setattr(handlers, "seconds_left", lambda: -1.0)
+    with pytest.raises(Continue, match="did not stop in time") as request:
+        StopHandler().check(str(tmp_path))
+    assert request.value.advanced is (steps > 0)
 
 
 def test_a_damaged_job_store_costs_the_last_job_at_most(emulator: Emulator, halite: Structure, tmp_path: Path) -> None:

@@ -38,6 +38,16 @@ def aborted(directory: Path) -> bool:
     return False
 
 
+def ionic_steps(directory: Path) -> int:
+    """Geometries that a run got through."""
+    for name in ("OSZICAR", "OSZICAR.gz"):
+        path = directory / name
+        if path.exists():
+            with zopen(path, "rt", encoding="utf-8", errors="replace") as handle:
+                return str(handle.read()).count(" F= ")
+    return 0
+
+
 class StopHandler(ErrorHandler):
     """Tells VASP to stop where its files are whole: when the job's or the run's own time limit is near.
 
@@ -65,7 +75,8 @@ class StopHandler(ErrorHandler):
         here = Path(directory)
         check_claim(here)
         if warned() and seconds_left() < 0:
-            raise Continue(f"{here.name}: VASP did not stop in time and goes on from its last geometry", advanced=None)
+            text = f"{here.name}: VASP did not stop in time and goes on from its last geometry"
+            raise Continue(text, advanced=ionic_steps(here) > 0)
         now = time.monotonic()
         self._began = self._began or now
         late = self.max_seconds is not None and now - self._began > self.max_seconds

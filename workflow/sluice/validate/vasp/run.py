@@ -23,7 +23,7 @@ from sluice.step import Continue
 from sluice.task_claims import ClaimLostError, check_claim, end_leftovers
 from sluice.time_limit import warned
 from sluice.validate.espresso.history import History
-from sluice.validate.vasp.handlers import STOP, aborted, stop_asked
+from sluice.validate.vasp.handlers import STOP, aborted, ionic_steps, stop_asked
 from sluice.validate.vasp.jobs import Options, planned
 from sluice.validate.vasp.schemas import VaspDocument, corrections, explain
 
@@ -161,6 +161,7 @@ class JobRunner:
 
     def __init__(self, store: JobStore, options: Options, records: Path, scratch: Path) -> None:
         self.store, self.options, self.records, self.scratch = store, options, records, scratch
+        self._advanced = False  # whether this process has got further with the task
 
     def document(self, job: Job) -> VaspDocument | None:
         """What the store holds of a job; None for nothing."""
@@ -197,9 +198,14 @@ class JobRunner:
             history, folder = self.history(job), self.scratch / job.name
             check_claim(self.records)
             if warned():
-                raise Continue(f"{job.name}: VASP is not started so near the time limit", advanced=False)
-            error = self._attempt(job, history, folder)
+                raise Continue(f"{job.name}: VASP is not started so near the time limit", advanced=self._advanced)
+            try:
+                error = self._attempt(job, history, folder)
+            except Continue as request:
+                request.advanced = self._advanced or request.advanced
+                raise
             if self.finished(job) is not None:
+                self._advanced = True
                 self.keep(folder)
                 return ""
             self.store.remove_docs({"uuid": job.uuid})
@@ -208,13 +214,14 @@ class JobRunner:
                 history.add("gave_up", handler="custodian", problem=reason)
                 self.keep(folder)
                 return reason
-            steps = _ionic_steps(folder)
+            steps = ionic_steps(folder)
+            self._advanced = self._advanced or steps > 0
             if not warned() and history.continuations >= self.options.max_continuations:
                 self.keep(folder)
                 return f"{STOP} after {history.continuations} continuations"
             self._continue(history, STOP)
             if warned():
-                raise Continue(f"{job.name}: VASP stopped after {steps} geometries", advanced=steps > 0)
+                raise Continue(f"{job.name}: VASP stopped after {steps} geometries", advanced=self._advanced)
 
     @staticmethod
     def _continue(history: History, problem: str) -> None:
@@ -287,13 +294,3 @@ class JobRunner:
             elif path.stat().st_size:
                 with path.open("rb") as plain, gzip.open(target / f"{path.name}.gz", "wb") as packed:
                     shutil.copyfileobj(plain, packed)
-
-
-def _ionic_steps(folder: Path) -> int:
-    """Geometries that a run got through."""
-    for name in ("OSZICAR", "OSZICAR.gz"):
-        path = folder / name
-        if path.exists():
-            text = gzip.decompress(path.read_bytes()).decode() if name.endswith(".gz") else path.read_text()
-            return text.count(" F= ")
-    return 0
