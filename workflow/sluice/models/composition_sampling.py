@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from sluice.chemistry.charge_neutrality import charge_rule
-from sluice.chemistry.composition_keys import composition_keys
+from sluice.chemistry.composition_keys import composition_keys, is_in
 from sluice.chemistry.compositions import Compositions
 from sluice.models.devices import pick_device
 from sluice.models.wgan import CompositionGan
@@ -33,26 +33,27 @@ class Draw:
     """One batch of draws.
 
     Attributes:
-        compositions: those that are one.
-        rejected: how many are none, by reason.
+        compositions: of those that are one, in order.
+        reason: (n,) why a draw is none, its place in ``REASONS`` from 1 on; 0 for those that are.
     """
 
     compositions: Compositions
-    rejected: dict[str, int]
+    reason: NDArray[np.int64]
+
+    @property
+    def rejected(self) -> dict[str, int]:
+        """How many are none, by reason."""
+        counts = np.bincount(self.reason, minlength=len(REASONS) + 1)[1:]
+        return dict(zip(REASONS, counts.tolist(), strict=True))
 
 
-def decode_matrices(
-    values: NDArray[np.float32], numbers: NDArray[np.int64], threshold: float = THRESHOLD
-) -> tuple[Compositions, dict[str, int]]:
-    """Compositions of the matrices that hold one.
+def decode_matrices(values: NDArray[np.float32], numbers: NDArray[np.int64], threshold: float = THRESHOLD) -> Draw:
+    """Compositions of the matrices that hold one, as drawn (Fe2O2 stays Fe2O2), and why the others hold none.
 
     Args:
         values: (n, elements, counts) entries.
         numbers: (elements,) atomic number of each row, ascending.
         threshold: from which an entry is a one.
-
-    Returns:
-        The compositions as drawn (Fe2O2 stays Fe2O2), and how many matrices hold none, by reason.
     """
     ones = values >= threshold
     each = ones.sum(axis=2)  # counts that an element has
@@ -63,7 +64,7 @@ def decode_matrices(
     rows, places = np.nonzero(amounts)
     offsets = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=int(good.sum())))]).astype(np.int64)
     found = Compositions(offsets, numbers[places].astype(np.uint8), amounts[rows, places].astype(np.float64))
-    return found, {name: int((reason == k + 1).sum()) for k, name in enumerate(REASONS)}
+    return Draw(found, reason)
 
 
 class CompositionSampler:
@@ -89,7 +90,7 @@ class CompositionSampler:
             )[:size]
             with torch.inference_mode():
                 values = self.generator(torch.from_numpy(noise).to(self.device)).float().cpu().numpy()
-            yield Draw(*decode_matrices(values, self.numbers, self.threshold))
+            yield decode_matrices(values, self.numbers, self.threshold)
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ def take_census(
         totals += _tally(records["flags"])
         seen[np.searchsorted(held_out, records["key"][is_in(records["key"], held_out)])] = True
         _spool(records, scratch)
-        drawn += len(records) + sum(draw.rejected.values())
+        drawn += len(draw.reason)
         report_progress(drawn, n, "compositions", "drawing")
     distinct = np.zeros(5, np.int64)
     for path in sorted(scratch.glob("bucket_*")):
@@ -186,14 +187,6 @@ def take_census(
     different = ("distinct", *(f"distinct_{name}" for name in names[1:]))
     counts = dict(zip((*names, *different), [*totals.tolist(), *distinct.tolist()], strict=True))
     return Census(drawn=drawn, rejected=rejected, recovered=recovered, **counts)
-
-
-def is_in(keys: NDArray[np.uint64], known: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """(n,) whether each key is among the sorted known ones."""
-    if len(known) == 0:
-        return np.zeros(len(keys), dtype=bool)
-    places = np.minimum(np.searchsorted(known, keys), len(known) - 1)
-    return known[places] == keys
 
 
 def _tally(flags: NDArray[np.uint8]) -> NDArray[np.int64]:
