@@ -49,6 +49,8 @@ class Space:
 
 def estimate_space(config: Config) -> Space:
     """Estimate what a campaign writes; an upper bound for DFT, whose budget may pay for fewer calculations."""
+    if config.candidates == "compositions":
+        return Space(config.rounds * config.generate.candidates * BYTES_PER_CANDIDATE, 0, 200 * config.rounds)
     # ASSUME: as many calculations as the shortlist may hold plus one reference for every element of the chemistry.
     calculations = config.rounds * config.screen.shortlist.max_candidates + len(config.chemistry.elements)
     kept = config.rounds * config.generate.candidates * BYTES_PER_CANDIDATE + calculations * BYTES_PER_CALCULATION
@@ -210,13 +212,17 @@ def examine(config: Config) -> list[Check]:
     """Look at everything that a campaign needs."""
     space = estimate_space(config)
     scratch = config.validate_.scratch or config.library
+    results = check_directory("results", config.results, space.kept_bytes, "set results to a directory with space")
+    if config.candidates == "compositions":
+        no_dft = Check("first principles", None, "not part of a campaign of compositions, which ends with formulas")
+        return [check_packages(), check_gpu(config), no_dft, results, check_slurm()]
     return [
         check_packages(),
         check_gpu(config),
         check_code(config),
         check_launcher(config),
         check_pseudos(config),
-        check_directory("results", config.results, space.kept_bytes, "set results to a directory with space"),
+        results,
         check_directory("scratch", scratch, space.scratch_bytes, "set validate.scratch to a directory with space"),
         Check("files", None, f"about {space.files} files at most will be kept", ""),
         check_slurm(),
