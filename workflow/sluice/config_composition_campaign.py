@@ -51,10 +51,10 @@ class CompositionGeneratorSettings(CompositionGanSettings):
         "penalty", description="What keeps the critic's slope in bounds: clipped weights, or a gradient penalty."
     )
     optimizer: Literal["rmsprop", "adam"] = Field("adam", description="RMSProp, or Adam with β = (0.5, 0.9).")
-    generator_rate: Positive = Field(1e-3, description="The generator's learning rate.")
-    critic_rate: Positive = Field(1e-3, description="The critic's learning rate.")
+    generator_rate: Positive = Field(2e-4, description="The generator's learning rate.")
+    critic_rate: Positive = Field(5e-4, description="The critic's learning rate.")
     critic_steps: Count = Field(3, description="Steps of the critic for one of the generator.")
-    batch_size: Count = Field(128, description="Compositions in a step.")
+    batch_size: Count = Field(64, description="Compositions in a step.")
     steps: Count = Field(6000, description="Steps of the critic in all; rounded up to whole passes.")
     keep: Literal["best", "last"] = Field(
         "last", description="Weights kept: those of the smallest critic loss on held-out compositions, or the last."
@@ -108,6 +108,11 @@ class CompositionsSettings(Section):
     """Campaigns of compositions (`candidates: compositions`): what they learn from, their models, their shortlist."""
 
     data: FormulaTableSettings = FormulaTableSettings()
+    decoding: Literal["threshold", "expected"] = Field(
+        "expected",
+        description="How a drawn matrix is read: entries of at least 0.5 as published, or the expected count of each"
+        " element, rounded: all that the WGAN's critic sees of a matrix. The same for matrices of zeros and ones.",
+    )
     generator: CompositionGeneratorSettings = CompositionGeneratorSettings()
     scorer: CompositionScorerSettings = CompositionScorerSettings()
     shortlist: FormulaShortlistSettings = FormulaShortlistSettings()

@@ -36,11 +36,12 @@ def generator(tmp_path, monkeypatch):
     return path
 
 
-def draw(generator, path, *, batch=0, **settings):
+def draw(generator, path, *, batch=0, decoding="threshold", **settings):
     generate_compositions(
         model=generator,
         settings=GenerateSettings(**({"candidates": 300, "batches": 2} | settings)),
         chemistry=Chemistry(elements=ELEMENTS),
+        decoding=decoding,
         seed=5,
         round=1,
         batch=batch,
@@ -74,6 +75,12 @@ def test_excluded_elements_are_rejected(generator, tmp_path):
     formulas, reasons = draw(generator, tmp_path / "a.h5", excluded_elements=("Cl", "F"))
     assert not any("Cl" in formula or "F" in formula for formula in formulas)
     assert (NOT_ALLOWED, "") in reasons.values()
+
+
+def test_matrices_can_be_read_by_expected_counts(generator, tmp_path):
+    by_threshold, by_count = draw(generator, tmp_path / "a.h5"), draw(generator, tmp_path / "b.h5", decoding="expected")
+    assert by_threshold[0] != by_count[0] and len(by_count[0]) + len(by_count[1]) == 150
+    assert not {"two counts for one element"} & {reason for reason, _ in by_count[1].values()}
 
 
 def test_an_empty_batch_is_legal(generator, tmp_path):

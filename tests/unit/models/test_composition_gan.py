@@ -25,6 +25,7 @@ from sluice.models.composition_gan_training import (
 from sluice.models.composition_sampling import (
     EMPTY,
     ONE_ELEMENT,
+    TOO_LARGE,
     TOO_MANY,
     TWO_COUNTS,
     CompositionSampler,
@@ -181,7 +182,25 @@ def test_draws_that_are_no_composition_are_counted_by_reason():
     found = decode_matrices(values.astype(np.float32), encoding.numbers)
     assert found.compositions.formulas() == ["OFe", "O3TiSr"]
     assert found.reason.tolist() == [0, 0, 1, 2, 3, 4]
-    assert found.rejected == {EMPTY: 1, TWO_COUNTS: 1, ONE_ELEMENT: 1, TOO_MANY: 1}
+    assert found.rejected == {EMPTY: 1, TWO_COUNTS: 1, ONE_ELEMENT: 1, TOO_MANY: 1, TOO_LARGE: 0}
+
+
+def test_expected_counts_are_what_the_wgans_critic_sees():
+    encoding = OneHotCounts()
+    values = np.concatenate([encoding.encode(Compositions.from_formulas(["Fe2O3", "SrTiO3"])), np.zeros((3, 85, 8))])
+    values[2, 5, :2] = 1  # one and two are three
+    values[2, 6, 4] = 0.5  # half of five, to the even one
+    values[3, 5, 6:] = 1  # seven and eight
+    values[3, 6, 0] = 1
+    values[4, 5, 0] = 0.9
+    network = Wgan().eval()
+    found = decode_matrices(values.astype(np.float32), encoding.numbers, decoding="expected")
+    assert found.compositions.formulas() == ["O3Fe2", "O3TiSr", "C3N2"]
+    assert found.reason.tolist() == [0, 0, 0, 5, 3]
+    plain = torch.from_numpy(encoding.encode(Compositions.from_formulas(["C3N"])))
+    split = plain.clone()
+    split[0, 5, 2], split[0, 5, :2] = 0, 1
+    assert torch.allclose(network.critic(plain), network.critic(split)), "to the critic they are the same"
 
 
 class Fixed:

@@ -22,12 +22,14 @@ rule generate_compositions:
         device=DEVICE,
         settings=settings_json(CAMPAIGN.generate),
         chemistry=settings_json(CAMPAIGN.chemistry),
+        decoding=CAMPAIGN.compositions.decoding,
         seed=CAMPAIGN.seed,
     shell:
         "python -m sluice.generate.generate_compositions "
         "--model {input.model} "
         "--settings {params.settings:q} "
         "--chemistry {params.chemistry:q} "
+        "--decoding {params.decoding:q} "
         "--seed {params.seed:q} "
         "--round {wildcards.round} "
         "--batch {wildcards.batch} "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from sluice.chemistry.composition_store import reduced, written_formulas
 from sluice.config import Chemistry, GenerateSettings
 from sluice.errors import SluiceError
 from sluice.generate.generate_candidates import allowed_elements, batch_size
-from sluice.models.composition_sampling import REASONS, CompositionSampler, Draw
+from sluice.models.composition_sampling import REASONS, CompositionSampler, Decoding, Draw
 from sluice.models.modelfile import load_model
 from sluice.models.wgan import CompositionGan
 from sluice.step import report_progress, run_step
@@ -27,6 +28,7 @@ def generate_compositions(
     model: Path,
     settings: GenerateSettings,
     chemistry: Chemistry,
+    decoding: str,
     seed: int,
     round: int,
     batch: int,
@@ -35,13 +37,14 @@ def generate_compositions(
 ) -> None:
     """Draw batch ``batch``: the same compositions whatever other batches run beside it, in memory that does not grow.
 
-    A draw that is no composition (no element, two counts for one, …), or holds an element that is not to be drawn, is
-    a rejected row; the others are written in the smallest integers.
+    A draw that is no composition (no element, too many atoms of one, …), or holds an element that is not to be drawn,
+    is a rejected row; the others are written in the smallest integers.
 
     Args:
         model: the generator's model file.
         settings: how many, of which elements.
         chemistry: elements of the campaign.
+        decoding: how a drawn matrix is read, ``threshold`` or ``expected``.
         seed: of the campaign.
         round: number of this round.
         batch: number of this batch, from 0.
@@ -55,14 +58,14 @@ def generate_compositions(
     if not isinstance(generator.network, CompositionGan):
         raise SluiceError(f"{model}: a {generator.kind} model draws no compositions; give a wgan or a matgan")
     total = batch_size(settings, batch)
-    sampler = CompositionSampler(generator.network, device=device)
+    sampler = CompositionSampler(generator.network, decoding=cast(Decoding, decoding), device=device)
     words = json.dumps([seed, round, batch, "compositions"]).encode()
     own_seed = int.from_bytes(hashlib.sha256(words).digest()[:8], "little")
     allowed = allowed_elements(settings, chemistry)
     with StoreWriter(
         candidates,
         "composition_candidates",
-        settings=settings,
+        settings={**settings.model_dump(mode="json"), "decoding": decoding},
         inputs=[model],
         campaign=str(generator.facts.get("campaign", "")),
         round_number=round,

@@ -80,7 +80,8 @@ def read_scored(paths: Sequence[Path]) -> Scored:
                 formulas += [text.decode() for text in chunk.columns["formula"][::every].tolist()]
                 for name, parts in values.items():
                     parts.append(chunk.columns[name][::every])
-    return Scored(formulas, *(np.concatenate(parts) for parts in values.values()), total=sum(sizes))
+    predicted, deviation = (np.concatenate(parts) for parts in values.values())
+    return Scored(formulas, predicted, deviation, total=sum(sizes))
 
 
 def read_held_out(path: Path) -> Scored:
@@ -93,7 +94,8 @@ def read_held_out(path: Path) -> Scored:
         rows = store.rows()
     rows = rows.select(rows.columns["split"] == b"test")
     formulas = [text.decode() for text in rows.columns["formula"].tolist()]
-    return Scored(formulas, *(rows.columns[name] for name in (ENERGY, DEVIATION, LABEL)), total=len(rows))
+    columns = rows.columns
+    return Scored(formulas, columns[ENERGY], columns[DEVIATION], columns[LABEL], total=len(rows))
 
 
 def read_labels(path: Path) -> NDArray[np.float64]:
