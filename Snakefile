@@ -9,9 +9,7 @@ if not config:
     configfile: "config/config.yaml"
 
 
-CAMPAIGN = check_config(
-    config, source=Path(workflow.configfiles[-1]) if workflow.configfiles else None
-)
+CAMPAIGN = check_config(config, source=next(map(Path, workflow.configfiles[-1:]), None))
 
 
 workdir: CAMPAIGN.workdir
@@ -22,24 +20,25 @@ if container_image() is not None:
     container: container_image()  # for --software-deployment-method apptainer
 
 
-wildcard_constraints:
-    round=r"\d+",
-    batch=r"\d+",
-    variant=r"\w+",
-    repeat=r"\d+",
-
-
-localrules:
-    all,
-
-
 include: "workflow/rules/common.smk"
 include: "workflow/rules/1_curate.smk"
-include: "workflow/rules/2_train.smk"
-include: "workflow/rules/3_generate.smk"
-include: "workflow/rules/4_screen.smk"
-include: "workflow/rules/5_validate.smk"
-include: "workflow/rules/6_report.smk"
+
+
+if CAMPAIGN.candidates == "crystals":
+
+    include: "workflow/rules/2_train.smk"
+    include: "workflow/rules/3_generate.smk"
+    include: "workflow/rules/4_screen.smk"
+    include: "workflow/rules/5_validate.smk"
+    include: "workflow/rules/6_report.smk"
+
+else:
+
+    include: "workflow/rules/compositions/1_curate.smk"
+    include: "workflow/rules/compositions/2_train.smk"
+    include: "workflow/rules/compositions/3_generate.smk"
+    include: "workflow/rules/compositions/4_screen.smk"
+    include: "workflow/rules/compositions/6_report.smk"
 
 
 rule all:
@@ -47,3 +46,4 @@ rule all:
     input:
         "report/index.html",
         "report/summary.json",
+    localrule: True

@@ -28,7 +28,11 @@ TOP = ("cli", "driver", "config_docs")
 MAX_LINES = 500
 UNSAFE_MODULES = {"dill", "cloudpickle", "shelve", "marshal", "joblib"}
 UNSAFE_CALLS = {"eval", "exec", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load", "load_module"}
-RULES = read_rules(ROOT / "workflow" / "rules") | read_rules(ROOT / "workflow" / "rules" / "experiments")
+RULES = {
+    name: rule
+    for folder in ("", "compositions", "experiments")
+    for name, rule in read_rules(ROOT / "workflow" / "rules" / folder).items()
+}
 # Written in pieces, so that this file may be looked at as well. Words stand alone, other texts anywhere.
 FORBIDDEN = (
     r"(?<!scope=\")\bsess" + r"ions?\b",
@@ -142,6 +146,8 @@ def test_snakefile_is_the_pipeline():
     included = re.findall(r'include: "workflow/rules/(\d)_(\w+)\.smk"', text)
     assert [name for _, name in included] == list(STAGES)
     assert [int(number) for number, _ in included] == list(range(1, len(STAGES) + 1))
+    of_compositions = re.findall(r'include: "workflow/rules/compositions/\d_(\w+)\.smk"', text)
+    assert of_compositions == [stage for stage in STAGES if stage != "validate"]
 
 
 def tracked_files() -> list[Path]:

@@ -111,6 +111,47 @@ def test_default_file_says_every_key_and_nothing_else(repository):
             "screen:\n  geometry:\n    min_density: 30",
             ["line 2: screen.geometry", "min_density = 30", "max_density = 25"],
         ),
+        ("candidates: alloys", ["line 1: candidates = 'alloys'", "crystals", "compositions"]),
+        ("candidates: compositions\nrounds: 2", ["line 2: rounds = 2", "allowed: 1"]),
+        (
+            "candidates: compositions\ngenerate: {space_groups: [225]}",
+            ["line 2: generate: space_groups = [225]", "allowed: []"],
+        ),
+        (
+            "candidates: compositions\ngenerate: {critic_share: 0.1}",
+            ["line 2: generate: critic_share = 0.1", "allowed: 1"],
+        ),
+        (
+            "candidates: compositions\nscreen:\n  score:\n    filters: [{name: x, experiment: y}]",
+            ["line 2: screen: score.filters", "allowed: []"],
+        ),
+        (
+            "candidates: compositions\nscreen:\n  objectives: [{quantity: volume_change, direction: minimize}]",
+            ["line 2: screen: objectives", "compositions.shortlist"],
+        ),
+        ("candidates: compositions\nstop: {confirmed: 3}", ["line 2: stop: confirmed = 3", "allowed: null"]),
+        (
+            "candidates: compositions\ncurate: {source: files, files: {path: .}}\ncompositions: {data: {path: c.yaml}}",
+            ["line 3: compositions: data.path", "give one"],
+        ),
+        (
+            "candidates: compositions\ncompositions:\n  data:\n    path: no.csv",
+            ["line 4: compositions.data.path", "no.csv", "no such file"],
+        ),
+        (
+            "candidates: compositions\ncompositions:\n  scorer: {members: 1, uncertainty: false}",
+            ["line 2: compositions", "shortlist.exploration = 1", "raise members"],
+        ),
+        (
+            "candidates: compositions\ncompositions:\n  scorer: {task: classification}",
+            ["line 3: compositions.scorer.task = 'classification'", "regression"],
+        ),
+        (
+            "candidates: compositions\ncompositions:\n  generator: {model: cubicgan}",
+            ["line 3: compositions.generator.model", "wgan"],
+        ),
+        ("candidates: compositions\ngenerate: {allowed_elements: [Li]}", ["1 elements are left", "at least 2"]),
+        ("compositions: {shortlist: {size: 3}}", ["line 1: compositions", "set candidates: compositions"]),
         ("rounds: 1\nrounds: 2", ["rounds", "given twice", "lines 1 and 2"]),
         ("train: 3", ["train"]),
         ("- a\n- b", ["must hold keys and values"]),
@@ -169,10 +210,24 @@ def test_relative_paths_mean_the_file_for_inputs_and_the_current_directory_for_o
     assert config.library == tmp_path / "elsewhere" / "out" / "dft"
 
 
-def test_written_and_read_again_is_the_same(load, tmp_path):
-    config = load("rounds: 2\nvalidate: {ranks: 1}\n")
-    text = yaml.safe_dump(config.model_dump(mode="json", by_alias=True))
-    assert load(text) == config
+@pytest.mark.parametrize(
+    "text",
+    [
+        "rounds: 2\nvalidate: {ranks: 1}\n",
+        "candidates: compositions\ncompositions: {data: {path: c.yaml}, generator: {model: matgan}}\n",
+    ],
+)
+def test_written_and_read_again_is_the_same(load, text, tmp_path):
+    config = load(text)
+    assert load(yaml.safe_dump(config.model_dump(mode="json", by_alias=True))) == config
+
+
+def test_table_of_formulas_lies_beside_the_configuration(load, tmp_path):
+    config = load("candidates: compositions\ncompositions: {data: {path: c.yaml}}")
+    assert config.compositions.data.path == tmp_path / "c.yaml"
+    assert not config.curates_crystals and not config.builds_database
+    from_crystals = load("candidates: compositions")
+    assert from_crystals.curates_crystals and from_crystals.builds_database
 
 
 def test_values_without_a_file_are_checked_too():

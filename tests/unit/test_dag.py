@@ -122,6 +122,13 @@ def test_files_of_the_user_are_inputs(tmp_path):
     assert dag.user_files(unused) == []
 
 
+def test_a_table_of_formulas_takes_the_place_of_the_database():
+    assert dag.database_of_crystals(Config()) == ["curate/dataset.h5"] and dag.formula_table(Config()) == []
+    for path, inputs in (("/data/my table.csv", ["/data/my table.csv"]), ("/data/{x}.csv", [])):
+        config = Config.model_validate({"candidates": "compositions", "compositions": {"data": {"path": path}}})
+        assert dag.database_of_crystals(config) == [] and dag.formula_table(config) == inputs
+
+
 def test_models_of_objectives_are_inputs():
     assert dag.objective_models(ScreenSettings()) == []
     by_model = Objective(quantity="output", model=Path("m.ckpt"), direction="maximize")

@@ -13,11 +13,10 @@ import yaml
 from helpers import REPOSITORY, SMALL, job_counts, sluice, snakemake, write_config
 
 from sluice.config_file import load_config
-from sluice.driver.rules import read_rules
+from sluice.driver.rules import campaign_rules
 from sluice.driver.status import expected_jobs
 
 CONFIGS = sorted([*(REPOSITORY / "config").glob("*.yaml"), *(REPOSITORY / "config" / "campaigns").glob("*.yaml")])
-RULES = read_rules(REPOSITORY / "workflow" / "rules")
 SCREENING = {"check_geometry", "check_symmetry", "check_charge", "remove_duplicates", "score_candidates"}
 
 
@@ -26,7 +25,8 @@ def test_every_configuration_plans_all_its_jobs(path, tmp_path):
     config = write_config(tmp_path, **(yaml.safe_load(path.read_text()) | {"results": str(tmp_path / "results")}))
     counts = job_counts(config)
     assert counts.pop("all") == 1
-    assert counts == expected_jobs(load_config(config), RULES)
+    checked = load_config(config)
+    assert counts == expected_jobs(checked, campaign_rules(checked))
 
 
 def test_snakemake_lint_is_clean(tmp_path):

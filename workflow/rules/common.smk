@@ -1,5 +1,6 @@
 # Typed input and resource functions, and the settings that rules pass on. Tested in tests/unit/test_dag.py.
 from sluice.dag import (
+    database_of_crystals,
     drawing_generator,
     earlier_decision,
     earlier_generator,
@@ -7,6 +8,7 @@ from sluice.dag import (
     earlier_shortlists,
     earlier_validated,
     filter_models,
+    formula_table,
     memory_mb,
     objective_models,
     prefer_this_python,
@@ -17,6 +19,14 @@ from sluice.dag import (
     training_gpus,
     user_files,
 )
+
+
+wildcard_constraints:
+    round=r"\d+",
+    batch=r"\d+",
+    variant=r"\w+",
+    repeat=r"\d+",
+
 
 ROUNDS = list(range(1, CAMPAIGN.rounds + 1))
 LABEL_BATCHES = list(range(CAMPAIGN.curate.batches))

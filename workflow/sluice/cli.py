@@ -172,11 +172,11 @@ def status(
     """Show how far a campaign is: jobs done, running, failed, continued, and the best candidates so far."""
     from rich.live import Live
 
-    from sluice.driver.rules import read_rules, repository
+    from sluice.driver.rules import campaign_rules
     from sluice.driver.status import status_view
 
     config = find_campaign(campaign)
-    rules = read_rules(repository() / "workflow" / "rules")
+    rules = campaign_rules(config)
     console = _console()
     if once or not console.is_terminal:
         console.print(status_view(config, rules))
@@ -196,10 +196,11 @@ def why(
     campaign: CampaignArgument = None,
 ) -> None:
     """Tell the life of one candidate or task: every step, score, reason, attempt, correction and log."""
-    from sluice.driver.rules import read_rules, repository
+    from sluice.driver.rules import campaign_rules
     from sluice.driver.why import why as life
 
-    told = life(find_campaign(campaign), read_rules(repository() / "workflow" / "rules"), name)
+    config = find_campaign(campaign)
+    told = life(config, campaign_rules(config), name)
     _console().print(told, soft_wrap=True, highlight=False)
 
 

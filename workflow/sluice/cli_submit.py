@@ -23,11 +23,11 @@ def submit(
     """Let a small SLURM job drive the campaign; before its time limit it goes back into the queue and then goes on."""
     from sluice.config_file import load_config
     from sluice.driver.launch import find_profile, require_inside
-    from sluice.driver.rules import read_rules, repository
+    from sluice.driver.rules import campaign_rules, repository
     from sluice.driver.submit import DriverJob, submit_driver
 
     checked = load_config(config)
-    require_inside(list(read_rules(repository() / "workflow" / "rules")), until or [])
+    require_inside(list(campaign_rules(checked)), until or [])
     folder = find_profile(profile, repository())
     job = DriverJob(
         config=str(config.absolute()),

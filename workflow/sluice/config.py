@@ -8,12 +8,13 @@ import shlex
 import shutil
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 # All sections can be had from here.
 from sluice.config_base import SUPPORTED_ELEMENTS, Count, Fraction, Positive, Section, check_elements  # noqa: F401
+from sluice.config_composition_campaign import CompositionsSettings
 from sluice.config_generator import GanSizes, GenerateSettings, GeneratorSettings  # noqa: F401
 from sluice.config_screen import (  # noqa: F401
     MODEL_OUTPUT,
@@ -264,10 +265,47 @@ class StopSettings(Section):
     confirmed: int | None = Field(None, ge=1, description="Stop once so many crystals are confirmed; null: never.")
 
 
+def _misfit(name: str, value: Any, before: dict[str, Any]) -> str:
+    """Why a part of the configuration does not go with the kind of candidates; "" if it does.
+
+    Args:
+        name: of a key of ``Config``.
+        value: what it holds.
+        before: the keys before it that are valid.
+    """
+    kind = before.get("candidates")
+    if kind == "crystals" and name == "compositions" and value != CompositionsSettings():
+        return "this section is for campaigns of compositions; set candidates: compositions, or leave it out"
+    if kind != "compositions":
+        return ""
+    told = "candidates is `compositions`, which"
+    if name == "rounds" and value > 1:
+        return f"{told} no DFT labels yet: a second round would learn nothing new; allowed: 1"
+    if name == "generate" and value.space_groups:
+        return f"space_groups = {list(value.space_groups)}: {told} have no space group; allowed: []"
+    if name == "generate" and value.critic_share < 1:
+        return f"critic_share = {value.critic_share:g}: {told} all go on to the checks; allowed: 1"
+    if name == "screen" and value.score.filters:
+        return f"score.filters: {told} classifiers of crystals cannot judge; allowed: []"
+    if name == "screen" and value.objectives != ScreenSettings().objectives:
+        return f"objectives: {told} are ranked by compositions.shortlist; leave the objectives out"
+    if name == "stop" and value.confirmed is not None:
+        return f"confirmed = {value.confirmed}: {told} no DFT confirms yet; allowed: null"
+    curate = before.get("curate")
+    if name == "compositions" and value.data.path is not None and curate is not None and curate.source == "files":
+        return "data.path and curate.source = `files` both name data to learn from; give one of them"
+    return ""
+
+
 class Config(Section):
     """One campaign."""
 
     campaign: str = Field("halides", description="Name; results go to <results>/<campaign>.")
+    candidates: Literal["crystals", "compositions"] = Field(
+        "crystals",
+        description="What is looked for: crystals, up to their DFT energies, or formulas, up to a scored shortlist"
+        " (section `compositions`).",
+    )
     seed: int = Field(2026, ge=0, description="Seed of every random choice.")
     rounds: Count = Field(1, description="Rounds of generate, screen, validate; later ones learn from earlier ones.")
     results: Path = Field(Path("results"), description="Directory of all campaigns.")
@@ -278,6 +316,7 @@ class Config(Section):
     screen: ScreenSettings = ScreenSettings()
     validate_: ValidateSettings = Field(ValidateSettings(), alias="validate", description="First-principles step.")
     stop: StopSettings = StopSettings()
+    compositions: CompositionsSettings = CompositionsSettings()
 
     @field_validator("campaign")
     @classmethod
@@ -288,27 +327,48 @@ class Config(Section):
             raise ValueError(f"{name!r} is reserved; choose another name")
         return name
 
+    @field_validator("rounds", "generate", "screen", "stop", "compositions")
+    @classmethod
+    def _fits_candidates(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse what the kind of candidates has no use for; here, since a field's problem comes with its line."""
+        if problem := _misfit(str(info.field_name), value, info.data):
+            raise ValueError(problem)
+        return value
+
     @model_validator(mode="after")
     def _check(self) -> Config:
+        if self.builds_database:
+            self._check_prototypes()
+        allowed = set(self.generate.allowed_elements or self.chemistry.elements) - set(self.generate.excluded_elements)
+        outside = set(self.generate.allowed_elements) - set(self.chemistry.elements)
+        if outside:
+            raise ValueError(f"generate.allowed_elements: {sorted(outside)} not among chemistry.elements")
+        if self.candidates == "compositions":
+            if len(allowed) < 2:
+                raise ValueError(f"generate: {len(allowed)} elements are left, but a composition has at least 2")
+            return self
+        self._check_generator(len(allowed))
+        return self
+
+    def _check_prototypes(self) -> None:
         names = self.curate.build.prototypes or tuple(PROTOTYPE_SPACE_GROUPS)
         groups = {PROTOTYPE_SPACE_GROUPS[name] for name in names}
-        if self.curate.source == "build" and not groups & set(self.chemistry.space_groups):
+        if not groups & set(self.chemistry.space_groups):
             raise ValueError(
                 f"curate.build.prototypes: none of {', '.join(names)} lies in chemistry.space_groups"
                 f" {list(self.chemistry.space_groups)}"
             )
+
+    def _check_generator(self, elements: int) -> None:
+        """CubicGAN and what is drawn from it, of so many elements."""
         generate, sites = self.generate, self.train.generator.base_sites
         if sites != 3 and self.curate.source == "build":
             raise ValueError(
                 f"train.generator.base_sites is {sites}, but curate.source `build` makes ternaries only; give a"
                 " database of quaternaries (source: files)"
             )
-        allowed = set(generate.allowed_elements or self.chemistry.elements) - set(generate.excluded_elements)
-        outside = set(generate.allowed_elements) - set(self.chemistry.elements)
-        if outside:
-            raise ValueError(f"generate.allowed_elements: {sorted(outside)} not among chemistry.elements")
-        if len(allowed) < sites:
-            raise ValueError(f"generate: {len(allowed)} elements are left, but {sites} are drawn for every candidate")
+        if elements < sites:
+            raise ValueError(f"generate: {elements} elements are left, but {sites} are drawn for every candidate")
         outside_groups = set(generate.space_groups) - set(self.chemistry.space_groups)
         if outside_groups:
             raise ValueError(f"generate.space_groups: {sorted(outside_groups)} not among chemistry.space_groups")
@@ -317,7 +377,16 @@ class Config(Section):
                 f"generate.critic_share = {generate.critic_share:g} asks the critic to choose among elements, which it"
                 " never learns with train.generator.random_elements = 0; raise the latter, e.g. to 0.5"
             )
-        return self
+
+    @property
+    def builds_database(self) -> bool:
+        """Whether curate decorates prototypes."""
+        return self.curate.source == "build" and self.curates_crystals
+
+    @property
+    def curates_crystals(self) -> bool:
+        """Whether there is a database of crystals; not if formulas are read from a table."""
+        return self.candidates == "crystals" or self.compositions.data.path is None
 
     @property
     def workdir(self) -> Path:

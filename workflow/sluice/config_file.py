@@ -148,6 +148,8 @@ def _resolve(config: Config, source: Path | None) -> Config:
             ),
         }
     )
+    data = config.compositions.data
+    new_data = data.model_copy(update={"path": absolute(data.path, base)})
     objectives = tuple(o.model_copy(update={"model": absolute(o.model, base)}) for o in config.screen.objectives)
     results = absolute(config.results, Path.cwd())
     assert results is not None
@@ -164,6 +166,7 @@ def _resolve(config: Config, source: Path | None) -> Config:
             "curate": config.curate.model_copy(update={"files": new_files}),
             "validate_": new_validate,
             "screen": config.screen.model_copy(update={"objectives": objectives, "score": score}),
+            "compositions": config.compositions.model_copy(update={"data": new_data}),
         }
     )
 
@@ -175,6 +178,7 @@ def _missing_paths(config: Config, lines: dict[tuple[str, ...], int]) -> list[st
             ("curate", "files", "properties"),
             config.curate.files.properties if config.curate.source == "files" else None,
         ),
+        (("compositions", "data", "path"), config.compositions.data.path),
         (("validate", "pseudos"), config.validate_.pseudos),
         (("validate", "vasp", "potcars"), config.validate_.vasp.potcars),
         (("validate", "vasp", "references"), config.validate_.vasp.references),

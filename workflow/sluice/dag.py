@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel
 
-from sluice.config import CurateSettings, ScreenerSettings, ScreenSettings, TrainSettings
+from sluice.config import Config, CurateSettings, ScreenerSettings, ScreenSettings, TrainSettings
 from sluice.provenance import crystal_files
 
 
@@ -64,6 +64,17 @@ def user_files(settings: CurateSettings) -> list[str]:
     if settings.source == "files" and files.path is not None:
         paths = crystal_files(files.path) + ([files.properties] if files.properties is not None else [])
     return [name for name in map(str, paths) if not {"{", "}"} & set(name)]
+
+
+def database_of_crystals(config: Config) -> list[str]:
+    """The database that a campaign of compositions takes its formulas from; none if it reads a table."""
+    return ["curate/dataset.h5"] if config.curates_crystals else []
+
+
+def formula_table(config: Config) -> list[str]:
+    """The user's table of formulas as an input, likewise with braces left out; none if formulas come from crystals."""
+    paths = [] if config.compositions.data.path is None else [str(config.compositions.data.path)]
+    return [name for name in paths if not {"{", "}"} & set(name)]
 
 
 def objective_models(settings: ScreenSettings) -> list[str]:

@@ -46,6 +46,12 @@ _RELAXED = {
     "volume_change": Column("f8"),
 }
 _RANKED = {"rank": Column("i8"), "objective": Column("f8")}
+# Campaigns of compositions: rows are formulas, there are no crystals.
+_FORMULA = {"formula": TEXT}
+_FORMULA_SCORED = {
+    "predicted_formation_energy_ev_per_atom": ENERGY,
+    "standard_deviation_ev_per_atom": ENERGY,  # of the prediction; 0 if the scorer does not say
+}
 _TASK = {
     "task_id": SHORT_TEXT,
     "kind": Column("S16"),  # reference | compound
@@ -82,6 +88,25 @@ SCHEMAS: dict[str, tuple[int, dict[str, Column]]] = {
     "shortlist": (
         1,
         _SYMMETRY | _SCORED | _RELAXED | _RANKED | {"estimated_cpu_seconds": Column("f8", "s")},
+    ),
+    "compositions": (1, _FORMULA | _LABELLED | {"split": Column("S8")}),
+    "composition_predictions": (1, _FORMULA | _LABELLED | {"split": Column("S8")} | _FORMULA_SCORED),
+    "composition_candidates": (1, _FORMULA),
+    "composition_charge": (1, _FORMULA),
+    "composition_unique": (1, _FORMULA),
+    "composition_scored": (1, _FORMULA | _FORMULA_SCORED),
+    # Where a campaign of compositions ends; what predicts structures starts from these rows.
+    "composition_shortlist": (
+        1,
+        _FORMULA
+        | _FORMULA_SCORED
+        | {
+            "rank": Column("i8"),
+            "acquisition_ev_per_atom": ENERGY,
+            "elements": TEXT,
+            "nearest_known": TEXT,
+            "element_movers_distance": Column("f8"),
+        },
     ),
     "tasks": (1, _TASK),
     "results": (1, _RESULT),  # of a batch of references or compounds

@@ -181,6 +181,14 @@ def test_everything_is_looked_at():
     assert {"python packages", "GPU", "pw.x", "mpirun", "pseudopotentials", "results", "scratch", "SLURM"} <= names
 
 
+def test_a_campaign_of_compositions_needs_no_dft(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    config = configured(candidates="compositions")
+    checks = {check.name: check.ok for check in doctor.examine(config)}
+    assert checks["first principles"] is None and not {"pw.x", "mpirun", "pseudopotentials", "scratch"} & set(checks)
+    assert doctor.estimate_space(config).scratch_bytes == 0
+
+
 def refusal(config: Config, **how) -> str:
     with pytest.raises(ConfigError) as problem:
         doctor.require_machine(config, **({"local": True, "with_dft": False} | how))

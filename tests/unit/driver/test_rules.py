@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sluice.driver.rules import job_of, read_rules, repository
+from sluice.config import Config
+from sluice.driver.rules import campaign_rules, job_of, read_rules, repository
 from sluice.errors import SluiceError
 
 
@@ -39,6 +40,20 @@ def test_job_without_wildcards(rules):
 @pytest.mark.parametrize("path", ["nowhere.h5", "round_1/screen/relaxed/batch_1/x.h5", "../curate/crystals.h5", ""])
 def test_other_files_belong_to_no_job(rules, path):
     assert job_of(rules, path) is None
+
+
+def test_rules_are_those_of_the_kind_of_candidates(rules):
+    assert campaign_rules(Config()) == rules
+    values = {"candidates": "compositions"}
+    found = campaign_rules(Config.model_validate(values))
+    assert list(dict.fromkeys(rule.stage for rule in found.values())) == [
+        "curate", "train", "generate", "screen", "report",
+    ]  # fmt: skip
+    assert list(found)[:4] == ["collect_crystals", "label_crystals", "split_crystals", "collect_compositions"]
+    assert job_of(found, "report/index.html").rule == "build_composition_report"
+    assert job_of(found, "round_1/screen/compositions/charge/batch_3.h5").log.endswith("round_1_batch_3.log")
+    table = campaign_rules(Config.model_validate(values | {"compositions": {"data": {"path": "x.csv"}}}))
+    assert next(iter(table)) == "collect_compositions" and set(table) < set(found)
 
 
 def test_without_a_checkout_the_message_says_so(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from formula_stores import write_formulas
 from rich.console import Console
 
 from sluice.attempts import ATTEMPTS_FILE, Recorder, append_event
@@ -18,7 +20,7 @@ from sluice.config import Config
 from sluice.config_file import check_config
 from sluice.crystals import Crystals
 from sluice.driver.lease import Lease
-from sluice.driver.rules import read_rules, repository
+from sluice.driver.rules import campaign_rules, read_rules, repository
 from sluice.driver.status import (
     _slurm_jobs,
     best_candidates,
@@ -158,6 +160,27 @@ def test_table_of_a_new_campaign(config):
     assert "0/63 jobs done; not running" in text
     for name in RULES:
         assert name in text
+
+
+def test_a_campaign_of_compositions_has_its_own_rules_and_best(tmp_path):
+    config = check_config(
+        {"results": str(tmp_path), "campaign": "c", "candidates": "compositions", "generate": {"batches": 3}}
+    )
+    rules = campaign_rules(config)
+    states = read_states(config, rules)
+    assert {n: s.total for n, s in states.items() if s.total != 1} == {
+        "label_crystals": 2, "generate_compositions": 3, "check_composition_charge": 3,
+    }  # fmt: skip
+    assert best_candidates(config) is None
+    folder = config.workdir / "round_1/screen/compositions"
+    folder.mkdir(parents=True)
+    write_formulas(
+        folder / "shortlist.h5", "composition_shortlist", ["MgF2", "Al2O3"], rank=[1, 2],
+        predicted_formation_energy_ev_per_atom=[-3.5, -3.25], standard_deviation_ev_per_atom=[0.125, 0.25],
+    )  # fmt: skip
+    text = shown(status_view(config, rules))
+    assert "0/17 jobs done" in text and "best so far by the shortlist" in text
+    assert re.search(r"1 +MgF2 +-3.500 +0.125", text) and "train_screener" not in text
 
 
 def test_driver_line_names_the_living_and_the_dead(config):

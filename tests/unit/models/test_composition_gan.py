@@ -14,7 +14,7 @@ from sluice.chemistry.compositions import Compositions
 from sluice.chemistry.encodings import OneHotCounts
 from sluice.config_composition_gan import CompositionGanSettings
 from sluice.errors import SluiceError
-from sluice.models import composition_gan_training, composition_sampling
+from sluice.models import composition_sampling
 from sluice.models.composition_gan_training import (
     CompositionGanLearner,
     SparseMatrices,
@@ -25,6 +25,7 @@ from sluice.models.composition_gan_training import (
 from sluice.models.composition_sampling import (
     EMPTY,
     ONE_ELEMENT,
+    TOO_LARGE,
     TOO_MANY,
     TWO_COUNTS,
     CompositionSampler,
@@ -36,25 +37,7 @@ from sluice.models.training import Plan, train
 from sluice.models.wgan import Wgan
 
 ELEMENTS = ("Li", "O", "Na", "Mg", "S", "Cl", "Ti", "Fe", "Sr", "Ba")
-COUNTS = 4
-
-
-@pytest.fixture
-def small(monkeypatch):
-    """Networks for ten elements and four counts instead of 85 and eight."""
-    encoding = OneHotCounts(ELEMENTS, COUNTS)
-
-    def make(settings):
-        kind, arguments = (
-            {"wgan": Wgan, "matgan": Matgan}[settings.model],
-            {"elements": list(ELEMENTS), "max_count": COUNTS},
-        )
-        if settings.model == "wgan":
-            arguments |= {"embedding_size": settings.embedding_size, "critic_widths": list(settings.critic_widths)}
-        return kind(noise_size=settings.noise_size, **arguments), arguments
-
-    monkeypatch.setattr(composition_gan_training, "make_gan", make)
-    monkeypatch.setattr(composition_gan_training, "OneHotCounts", lambda: encoding)
+SMALL = {"elements": ELEMENTS, "max_count": 4}  # instead of 85 and eight
 
 
 def oxides():
@@ -120,7 +103,9 @@ def test_compositions_outside_the_matrices_are_refused():
 def fit(folder, chosen, learner=None):
     compositions = oxides()
     training, validation = hold_out(len(compositions), 0.25, 1)
-    made = learner or CompositionGanLearner(compositions, chosen, training=training, validation=validation, epochs=3)
+    made = learner or CompositionGanLearner(
+        compositions, chosen, training=training, validation=validation, epochs=3, **SMALL
+    )
     plan = Plan(
         description="test", n_rows=len(training), epochs=3, batch_size=16, seed=1, digest="d", threads=1, device="cpu",
         checkpoints=folder / "checkpoints", checkpoint_minutes=1e-9, metrics=folder / "metrics.csv",
@@ -137,10 +122,12 @@ RECIPES = [
 
 
 @pytest.mark.parametrize("values", RECIPES, ids=["clipping", "penalty", "matgan", "cheaper matgan"])
-def test_interrupted_training_ends_with_the_same_bits(tmp_path, small, values):
+def test_interrupted_training_ends_with_the_same_bits(tmp_path, values):
     whole, rows = fit(tmp_path / "whole", settings(**values))
     training, validation = hold_out(len(oxides()), 0.25, 1)
-    killed = CompositionGanLearner(oxides(), settings(**values), training=training, validation=validation, epochs=3)
+    killed = CompositionGanLearner(
+        oxides(), settings(**values), training=training, validation=validation, epochs=3, **SMALL
+    )
     taken, step = [], killed.step
 
     def fail(index, progress):
@@ -161,13 +148,13 @@ def test_interrupted_training_ends_with_the_same_bits(tmp_path, small, values):
         assert torch.equal(value, again.state()["critic"][name]), name
 
 
-def test_clipping_bounds_the_critic(tmp_path, small):
+def test_clipping_bounds_the_critic(tmp_path):
     learner, rows = fit(tmp_path, settings(clip=0.02))
     assert max(float(weight.detach().abs().max()) for weight in learner.critic.parameters()) <= 0.02 + 1e-7
     assert "gradient_penalty" not in rows[0]
 
 
-def test_a_penalty_taken_seldom_weighs_as_much(tmp_path, small):
+def test_a_penalty_taken_seldom_weighs_as_much(tmp_path):
     (_, always), (_, seldom) = (
         fit(tmp_path / str(n), settings(constraint="penalty", penalty_every=n, critic_rate=1e-12)) for n in (1, 2)
     )
@@ -185,7 +172,7 @@ def test_width_is_a_share_of_the_published_channels(width, first, last):
     assert network.critic(torch.zeros(2, 85, 8)).shape == (2,)
 
 
-def test_kept_is_the_smallest_loss_behind_the_warm_up(tmp_path, small):
+def test_kept_is_the_smallest_loss_behind_the_warm_up(tmp_path):
     learner, rows = fit(tmp_path, settings(warm_up=0.5))
     assert learner.first_kept == 2
     assert learner.best_loss == rows[2]["val_critic_loss"]
@@ -211,9 +198,28 @@ def test_draws_that_are_no_composition_are_counted_by_reason():
     values[3, 6, 0] = 1
     values[4, 5, 3] = 0.7  # one element
     values[5, :9, 0] = 1  # nine elements
-    found, rejected = decode_matrices(values.astype(np.float32), encoding.numbers)
-    assert found.formulas() == ["OFe", "O3TiSr"]
-    assert rejected == {EMPTY: 1, TWO_COUNTS: 1, ONE_ELEMENT: 1, TOO_MANY: 1}
+    found = decode_matrices(values.astype(np.float32), encoding.numbers)
+    assert found.compositions.formulas() == ["OFe", "O3TiSr"]
+    assert found.reason.tolist() == [0, 0, 1, 2, 3, 4]
+    assert found.rejected == {EMPTY: 1, TWO_COUNTS: 1, ONE_ELEMENT: 1, TOO_MANY: 1, TOO_LARGE: 0}
+
+
+def test_expected_counts_are_what_the_wgans_critic_sees():
+    encoding = OneHotCounts()
+    values = np.concatenate([encoding.encode(Compositions.from_formulas(["Fe2O3", "SrTiO3"])), np.zeros((3, 85, 8))])
+    values[2, 5, :2] = 1  # one and two are three
+    values[2, 6, 4] = 0.5  # half of five, to the even one
+    values[3, 5, 6:] = 1  # seven and eight
+    values[3, 6, 0] = 1
+    values[4, 5, 0] = 0.9
+    network = Wgan().eval()
+    found = decode_matrices(values.astype(np.float32), encoding.numbers, decoding="expected")
+    assert found.compositions.formulas() == ["O3Fe2", "O3TiSr", "C3N2"]
+    assert found.reason.tolist() == [0, 0, 0, 5, 3]
+    plain = torch.from_numpy(encoding.encode(Compositions.from_formulas(["C3N"])))
+    split = plain.clone()
+    split[0, 5, 2], split[0, 5, :2] = 0, 1
+    assert torch.allclose(network.critic(plain), network.critic(split)), "to the critic they are the same"
 
 
 class Fixed:
@@ -225,7 +231,7 @@ class Fixed:
     def draw(self, n, seed, first=0):
         for start in range(0, n, 3):
             part = Compositions.from_formulas(self.formulas[start : start + 3])
-            yield composition_sampling.Draw(part, dict.fromkeys(composition_sampling.REASONS, 0))
+            yield composition_sampling.Draw(part, np.zeros(len(part), np.int64))
 
 
 def test_census_counts_by_hand(tmp_path):
@@ -248,7 +254,8 @@ def test_draws_depend_on_seed_and_batch_only(monkeypatch):
     network, _ = make_gan(CompositionGanSettings(noise_size=4))
     sampler = CompositionSampler(network, threshold=0.52, device="cpu")
     whole = list(sampler.draw(40, 7))
-    assert [len(d.compositions) + sum(d.rejected.values()) for d in whole] == [16, 16, 8]
+    assert [len(d.reason) for d in whole] == [16, 16, 8]
+    assert [len(d.compositions) for d in whole] == [int((d.reason == 0).sum()) for d in whole]
     (second,) = sampler.draw(16, 7, first=1)
-    assert second.rejected == whole[1].rejected
+    np.testing.assert_array_equal(second.reason, whole[1].reason)
     assert second.compositions.formulas() == whole[1].compositions.formulas()

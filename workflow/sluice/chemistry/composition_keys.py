@@ -26,6 +26,14 @@ def composition_keys(compositions: Compositions) -> NDArray[np.uint64]:
     return keys
 
 
+def is_in(keys: NDArray[np.uint64], known: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """(n,) whether each key is among the sorted known ones."""
+    if len(known) == 0:
+        return np.zeros(len(keys), dtype=bool)
+    places = np.minimum(np.searchsorted(known, keys), len(known) - 1)
+    return known[places] == keys
+
+
 def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """The finalizer of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014)."""
     values = values * _WEYL

@@ -200,6 +200,10 @@ def examine(config: Config) -> list[Check]:
     """Look at everything that a campaign needs."""
     space = estimate_space(config)
     scratch = config.validate_.scratch or config.library
+    results = check_directory("results", config.results, space.kept_bytes, "set results to a directory with space")
+    if config.candidates == "compositions":
+        no_dft = Check("first principles", None, "not part of a campaign of compositions, which ends with formulas")
+        return [check_packages(), check_gpu(config), no_dft, results, check_slurm()]
     return [
         check_packages(),
         check_gpu(config),
@@ -207,7 +211,7 @@ def examine(config: Config) -> list[Check]:
         check_launcher(config),
         check_pseudos(config),
         *check_filters(config),
-        check_directory("results", config.results, space.kept_bytes, "set results to a directory with space"),
+        results,
         check_directory("scratch", scratch, space.scratch_bytes, "set validate.scratch to a directory with space"),
         Check("files", None, f"about {space.files} files at most will be kept", ""),
         check_slurm(),

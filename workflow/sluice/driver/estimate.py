@@ -67,6 +67,8 @@ class StageCost:
 
 def estimate_space(config: Config) -> Space:
     """Estimate what a campaign writes; an upper bound for DFT, whose budget may pay for fewer calculations."""
+    if config.candidates == "compositions":
+        return Space(config.rounds * config.generate.candidates * BYTES_PER_CANDIDATE, 0, 200 * config.rounds)
     # ASSUME: as many calculations as the shortlist may hold plus one reference for every element of the chemistry.
     calculations = config.rounds * config.screen.shortlist.max_candidates + len(config.chemistry.elements)
     kept = config.rounds * config.generate.candidates * BYTES_PER_CANDIDATE + calculations * BYTES_PER_CALCULATION

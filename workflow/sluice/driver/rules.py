@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from sluice.config import Config
 from sluice.errors import SluiceError
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -69,9 +70,23 @@ def repository() -> Path:
     raise SluiceError(f"no Snakefile in {REPOSITORY} or {Path.cwd()}: run `sluice` inside a clone of the repository")
 
 
+def campaign_rules(config: Config) -> dict[str, Rule]:
+    """The rules of a campaign, in pipeline order: what its candidates are decides which files there are.
+
+    Raises:
+        SluiceError: if there is no Snakefile.
+    """
+    folder = repository() / "workflow" / "rules"
+    rules = read_rules(folder)
+    if config.candidates == "crystals":
+        return rules
+    database = {name: rule for name, rule in rules.items() if rule.stage == "curate" and config.curates_crystals}
+    return database | read_rules(folder / "compositions")
+
+
 @cache
 def read_rules(folder: Path) -> dict[str, Rule]:
-    """All rules of the numbered files of ``folder``, in pipeline order; of ``experiments``, those of its own files."""
+    """All rules of the numbered files of ``folder`` itself, in pipeline order; of ``experiments``, of all its files."""
     rules: dict[str, Rule] = {}
     numbered = sorted(folder.glob("[0-9]_*.smk"))
     for path in numbered or sorted(folder.glob("*.smk")):

@@ -35,7 +35,7 @@ from sluice.driver.launch import (
     store_config,
 )
 from sluice.driver.lease import Lease
-from sluice.driver.rules import Rule, read_rules, repository
+from sluice.driver.rules import Rule, campaign_rules, repository
 from sluice.driver.settle import Settled, register, settle, unrecorded_jobs
 from sluice.driver.view import LiveView, PlainView, failures_since, jobs_to_run
 from sluice.errors import ConfigError, SluiceError
@@ -60,10 +60,12 @@ def run_campaign(config: Config, options: RunOptions, console: Console) -> int:
         LeaseError: if another driver is at work.
     """
     folder = repository()
-    rules = read_rules(folder / "workflow" / "rules")
+    rules = campaign_rules(config)
     require_inside(list(rules), options.until)
     workflow = Workflow(folder, config.workdir / CONFIG_COPY, options)
-    with_dft = not options.until or any(rules[name].stage not in STAGES_WITHOUT_DFT for name in options.until)
+    with_dft = config.candidates == "crystals" and (
+        not options.until or any(rules[name].stage not in STAGES_WITHOUT_DFT for name in options.until)
+    )
     require_machine(config, local=workflow.is_local, cores=workflow.cores, with_dft=with_dft)
     require_filters(config)
     warn_of_filters(config, console)
@@ -258,25 +260,40 @@ def rebuild_report(config: Config) -> Path:
         SluiceError: if there is no finished round yet, or the report cannot be built.
     """
     workdir = config.workdir
+    if config.candidates == "compositions":
+        step, words = "build_composition_report", _composition_report(workdir)
+    else:
+        step, words = "build_report", _crystal_report(config)
+    configuration = json.dumps(config.model_dump(mode="json", by_alias=True), sort_keys=True)
+    command = [sys.executable, "-m", f"sluice.report.{step}", *words, "--configuration", configuration]
+    command += ["--html", "report/index.html", "--summary", "report/summary.json", "--log", f"logs/{step}.log"]
+    done = subprocess.run(command, cwd=workdir, env=environment(), capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SluiceError(f"the report could not be built: {done.stderr.strip()} (log: {workdir}/logs/{step}.log)")
+    return workdir / "report" / "index.html"
+
+
+def _composition_report(workdir: Path) -> list[str]:
+    """Arguments of a report of compositions.
+
+    Raises:
+        SluiceError: if there is no shortlist yet.
+    """
+    if not (workdir / "round_1/screen/compositions/shortlist.h5").exists():
+        raise SluiceError(f"{workdir}: there is no shortlist yet, so there is nothing to report; see `sluice status`")
+    return ["--compositions", "curate/compositions.h5", "--table", "report/shortlist.csv"]
+
+
+def _crystal_report(config: Config) -> list[str]:
+    """Arguments of a report of crystals.
+
+    Raises:
+        SluiceError: if there is no finished round yet.
+    """
+    workdir = config.workdir
     decisions = [f"round_{n}/decision.h5" for n in range(1, config.rounds + 1)]
     decisions = [name for name in decisions if (workdir / name).exists()]
     if not decisions:
         raise SluiceError(f"{workdir}: no round is finished yet, so there is nothing to report; see `sluice status`")
-    command = [
-        sys.executable,
-        "-m",
-        "sluice.report.build_report",
-        "--dataset",
-        "curate/dataset.h5",
-        "--decisions",
-        *decisions,
-    ]
-    command += ["--configuration", json.dumps(config.model_dump(mode="json", by_alias=True), sort_keys=True)]
-    command += ["--html", "report/index.html", "--summary", "report/summary.json", "--table", "report/validated.csv"]
-    command += ["--cifs", "report/cifs", "--log", "logs/build_report.log"]
-    done = subprocess.run(command, cwd=workdir, env=environment(), capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise SluiceError(
-            f"the report could not be built: {done.stderr.strip()} (log: {workdir}/logs/build_report.log)"
-        )
-    return workdir / "report" / "index.html"
+    words = ["--dataset", "curate/dataset.h5", "--decisions", *decisions]
+    return [*words, "--table", "report/validated.csv", "--cifs", "report/cifs"]

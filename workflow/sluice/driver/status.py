@@ -126,6 +126,8 @@ def expected_jobs(config: Config, rules: Iterable[str]) -> dict[str, int]:
         "check_geometry": config.generate.batches,
         "check_symmetry": config.generate.batches,
         "check_charge": config.generate.batches,
+        "generate_compositions": config.generate.batches,
+        "check_composition_charge": config.generate.batches,
         "relax_candidates": config.screen.relax.batches,
         "compute_references": config.validate_.batches,
         "compute_compounds": config.validate_.batches,
@@ -134,7 +136,9 @@ def expected_jobs(config: Config, rules: Iterable[str]) -> dict[str, int]:
         "collect_crystals": 1,
         "label_crystals": config.curate.batches,
         "split_crystals": 1,
+        "collect_compositions": 1,
         "build_report": 1,
+        "build_composition_report": 1,
     }
     return {name: once[name] if name in once else config.rounds * batches.get(name, 1) for name in rules}
 
@@ -212,7 +216,9 @@ def troubles(states: Mapping[str, RuleState], workdir: Path, most: int = TROUBLE
 
 
 def best_candidates(config: Config, most: int = BEST) -> Table | None:
-    """The best candidates so far: of DFT where there are results, else of the latest round's ranking."""
+    """The best candidates so far: of DFT where there are results, else of the latest round's ranking or shortlist."""
+    if config.candidates == "compositions":
+        return _best_formulas(config, most)
     validated, ranked = _validated_rows(config), _ranked_rows(config)
     if not validated and not ranked:
         return None
@@ -222,6 +228,20 @@ def best_candidates(config: Config, most: int = BEST) -> Table | None:
     for row in sorted(validated)[:most] or ranked[:most]:
         table.add_row(str(row.round), row.formula, str(row.space_group), f"{row.energy:.3f}", row.remark)
     return table
+
+
+def _best_formulas(config: Config, most: int) -> Table | None:
+    """The first formulas of the shortlist, if it is there."""
+    table = Table(title="best so far by the shortlist", title_justify="left")
+    for name in ("rank", "formula", "predicted eV/atom", "standard deviation"):
+        table.add_column(name)
+    for _, store in _open_stores(config, "screen/compositions/shortlist.h5", "composition_shortlist"):
+        names = ("predicted_formation_energy_ev_per_atom", "standard_deviation_ev_per_atom")
+        energies, deviations = (store.column(name, 0, most) for name in names)
+        ranks, formulas = store.column("rank", 0, most), store.text("formula")[:most]
+        for rank, formula, energy, deviation in zip(ranks, formulas, energies, deviations, strict=True):
+            table.add_row(str(rank), formula, f"{energy:.3f}", f"{deviation:.3f}")
+    return table if table.row_count else None
 
 
 @dataclass(order=True)

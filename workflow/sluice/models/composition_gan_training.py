@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sluice.chemistry.compositions import Compositions
-from sluice.chemistry.encodings import OneHotCounts
+from sluice.chemistry.encodings import ELEMENTS_85, MAX_COUNT, OneHotCounts
 from sluice.config_composition_gan import CompositionGanSettings
 from sluice.errors import SluiceError
 from sluice.models.matgan import Matgan
@@ -82,17 +83,26 @@ class SparseMatrices:
         return values
 
 
-def make_gan(settings: CompositionGanSettings) -> tuple[CompositionGan, dict[str, Any]]:
-    """The untrained networks, and their arguments."""
+def make_gan(
+    settings: CompositionGanSettings, elements: Sequence[str] = ELEMENTS_85, max_count: int = MAX_COUNT
+) -> tuple[CompositionGan, dict[str, Any]]:
+    """The untrained networks for these elements, in order of atomic number, and their arguments."""
+    shape = {"elements": list(elements), "max_count": max_count}
     if settings.model == "wgan":
         arguments: dict[str, Any] = {
+            **shape,
             "noise_size": settings.noise_size,
             "embedding_size": settings.embedding_size,
             "critic_widths": list(settings.critic_widths),
             "width": settings.width,
         }
         return Wgan(**arguments), arguments
-    arguments = {"noise_size": settings.noise_size, "critic_norm": settings.critic_norm, "width": settings.width}
+    arguments = {
+        **shape,
+        "noise_size": settings.noise_size,
+        "critic_norm": settings.critic_norm,
+        "width": settings.width,
+    }
     return Matgan(**arguments), arguments
 
 
@@ -108,6 +118,8 @@ class CompositionGanLearner:
         settings: of networks and training.
         training: indices of those learned from; ``validation`` of those held out.
         epochs: passes to come, from which the warm-up follows.
+        elements: rows of the matrices, in order of atomic number.
+        max_count: columns of the matrices.
     """
 
     one_device_only = "GANs of compositions are small"
@@ -120,9 +132,12 @@ class CompositionGanLearner:
         training: NDArray[np.int64],
         validation: NDArray[np.int64],
         epochs: int,
+        elements: Sequence[str] = ELEMENTS_85,
+        max_count: int = MAX_COUNT,
     ) -> None:
         self.settings, self.training, self.validation = settings, training, validation
-        self.matrices = SparseMatrices.of(compositions, OneHotCounts())
+        self.shape = (tuple(elements), max_count)
+        self.matrices = SparseMatrices.of(compositions, OneHotCounts(*self.shape))
         self.first_kept = min(epochs - 1, math.ceil(settings.warm_up * epochs))
         self.steps_done = 0
         self.last: dict[str, Tensor] = {}
@@ -132,7 +147,7 @@ class CompositionGanLearner:
     def set_up(self, fabric: Fabric) -> None:
         """Build both networks and their optimizers."""
         self.fabric = fabric
-        self.network, self.hyperparameters = make_gan(self.settings)
+        self.network, self.hyperparameters = make_gan(self.settings, *self.shape)
         self.generator, self.critic = self.network.generator, self.network.critic
         self.generator_optimizer = self._make_optimizer(self.generator, self.settings.generator_rate)
         self.critic_optimizer = self._make_optimizer(self.critic, self.settings.critic_rate)
@@ -274,11 +289,12 @@ def train_composition_gan(
     device: str = "auto",
     precision: str = "32-true",
     threads: int = 1,
+    elements: Sequence[str] = ELEMENTS_85,
 ) -> tuple[CompositionGan, dict[str, Any], list[Row]]:
     """Train WGAN or MatGAN, or go on where it was interrupted.
 
     Args:
-        compositions: all within 85 elements and eight atoms of each; a share is held out.
+        compositions: all within the elements and eight atoms of each; a share is held out.
         settings: of networks and training.
         seed: of the split, weights, order and noise.
         checkpoints: folder that survives interruptions.
@@ -286,6 +302,7 @@ def train_composition_gan(
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: lightning-fabric's name.
         threads: CPU threads; results are equal to the bit at equal threads.
+        elements: that compositions may be drawn of, in order of atomic number.
 
     Returns:
         The networks with the kept weights, their arguments, and the metrics.
@@ -298,7 +315,9 @@ def train_composition_gan(
         raise SluiceError(f"{len(compositions)} compositions are too few to learn from")
     batches = -(-len(training) // settings.batch_size)
     epochs = -(-settings.steps // batches)
-    learner = CompositionGanLearner(compositions, settings, training=training, validation=validation, epochs=epochs)
+    learner = CompositionGanLearner(
+        compositions, settings, training=training, validation=validation, epochs=epochs, elements=elements
+    )
     chosen = settings.model_dump_json(exclude={"checkpoint_minutes"})
     rows = train(
         learner,
@@ -308,7 +327,9 @@ def train_composition_gan(
             epochs=epochs,
             batch_size=settings.batch_size,
             seed=seed,
-            digest=sha256_of_text(f"{chosen} {seed} {precision} {threads} {learner.matrices.digest()}"),
+            digest=sha256_of_text(
+                f"{chosen} {seed} {precision} {threads} {list(elements)} {learner.matrices.digest()}"
+            ),
             checkpoints=checkpoints,
             checkpoint_minutes=settings.checkpoint_minutes,
             metrics=metrics,
@@ -320,6 +341,6 @@ def train_composition_gan(
     weights = learner.weights()
     if not all(bool(torch.isfinite(value).all()) for value in weights.values() if value.is_floating_point()):
         raise SluiceError(f"{settings.model}: training diverged; lower generator_rate and critic_rate")
-    network, arguments = make_gan(settings)
+    network, arguments = make_gan(settings, elements)
     network.load_state_dict(weights)
     return network.eval(), arguments, rows

@@ -6,13 +6,14 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from sluice.chemistry.charge_neutrality import charge_rule
-from sluice.chemistry.composition_keys import composition_keys
+from sluice.chemistry.composition_keys import composition_keys, is_in
 from sluice.chemistry.compositions import Compositions
 from sluice.models.devices import pick_device
 from sluice.models.wgan import CompositionGan
@@ -22,7 +23,9 @@ BATCH = 4096
 THRESHOLD = 0.5  # from which an entry of the matrix is a one
 MAX_ELEMENTS = 8  # as MatGAN's authors filter
 EMPTY, TWO_COUNTS, ONE_ELEMENT, TOO_MANY = "empty", "two counts for one element", "one element", "too many elements"
-REASONS = (EMPTY, TWO_COUNTS, ONE_ELEMENT, TOO_MANY)
+TOO_LARGE = "more atoms of an element than learned"
+REASONS = (EMPTY, TWO_COUNTS, ONE_ELEMENT, TOO_MANY, TOO_LARGE)
+Decoding = Literal["threshold", "expected"]
 BUCKETS = 64
 RECORD = np.dtype([("key", "u8"), ("flags", "u1")])
 NOVEL, NEUTRAL, ORDERED = 1, 2, 4
@@ -33,37 +36,59 @@ class Draw:
     """One batch of draws.
 
     Attributes:
-        compositions: those that are one.
-        rejected: how many are none, by reason.
+        compositions: of those that are one, in order.
+        reason: (n,) why a draw is none, its place in ``REASONS`` from 1 on; 0 for those that are.
     """
 
     compositions: Compositions
-    rejected: dict[str, int]
+    reason: NDArray[np.int64]
+
+    @property
+    def rejected(self) -> dict[str, int]:
+        """How many are none, by reason."""
+        counts = np.bincount(self.reason, minlength=len(REASONS) + 1)[1:]
+        return dict(zip(REASONS, counts.tolist(), strict=True))
 
 
 def decode_matrices(
-    values: NDArray[np.float32], numbers: NDArray[np.int64], threshold: float = THRESHOLD
-) -> tuple[Compositions, dict[str, int]]:
-    """Compositions of the matrices that hold one.
+    values: NDArray[np.float32],
+    numbers: NDArray[np.int64],
+    threshold: float = THRESHOLD,
+    decoding: Decoding = "threshold",
+) -> Draw:
+    """Compositions of the matrices that hold one, as drawn (Fe2O2 stays Fe2O2), and why the others hold none.
 
     Args:
         values: (n, elements, counts) entries.
         numbers: (elements,) atomic number of each row, ascending.
         threshold: from which an entry is a one.
-
-    Returns:
-        The compositions as drawn (Fe2O2 stays Fe2O2), and how many matrices hold none, by reason.
+        decoding: ``threshold``, or ``expected`` counts, all that the WGAN's critic can see of a matrix.
     """
+    if decoding == "expected":
+        return _decode_expected(values, numbers)
     ones = values >= threshold
     each = ones.sum(axis=2)  # counts that an element has
     elements = (each > 0).sum(axis=1)
     reason = np.select([elements == 0, (each > 1).any(axis=1), elements == 1, elements > MAX_ELEMENTS], [1, 2, 3, 4], 0)
     good = reason == 0
-    amounts = np.where(ones.any(axis=2), ones.argmax(axis=2) + 1, 0)[good]
+    return Draw(_from_amounts(np.where(ones.any(axis=2), ones.argmax(axis=2) + 1, 0)[good], numbers), reason)
+
+
+def _decode_expected(values: NDArray[np.float32], numbers: NDArray[np.int64]) -> Draw:
+    """Compositions of the counts that the WGAN's critic sees: Σ count × entry of each element, rounded."""
+    most = values.shape[2]
+    amounts = np.rint(values @ np.arange(1, most + 1, dtype=np.float32)).astype(np.int64)  # (n, elements)
+    elements = (amounts > 0).sum(axis=1)
+    conditions = [elements == 0, (amounts > most).any(axis=1), elements == 1, elements > MAX_ELEMENTS]
+    reason = np.select(conditions, [REASONS.index(r) + 1 for r in (EMPTY, TOO_LARGE, ONE_ELEMENT, TOO_MANY)], 0)
+    return Draw(_from_amounts(amounts[reason == 0], numbers), reason)
+
+
+def _from_amounts(amounts: NDArray[np.int64], numbers: NDArray[np.int64]) -> Compositions:
+    """Compositions of (n, elements) counts."""
     rows, places = np.nonzero(amounts)
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=int(good.sum())))]).astype(np.int64)
-    found = Compositions(offsets, numbers[places].astype(np.uint8), amounts[rows, places].astype(np.float64))
-    return found, {name: int((reason == k + 1).sum()) for k, name in enumerate(REASONS)}
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(amounts)))]).astype(np.int64)
+    return Compositions(offsets, numbers[places].astype(np.uint8), amounts[rows, places].astype(np.float64))
 
 
 class CompositionSampler:
@@ -72,13 +97,21 @@ class CompositionSampler:
     Args:
         network: WGAN or MatGAN; put into evaluation mode on the device.
         threshold: from which an entry of the matrix is a one.
+        decoding: see ``decode_matrices``.
         device: ``auto``, ``cpu`` or ``cuda``.
     """
 
-    def __init__(self, network: CompositionGan, *, threshold: float = THRESHOLD, device: str = "auto") -> None:
+    def __init__(
+        self,
+        network: CompositionGan,
+        *,
+        threshold: float = THRESHOLD,
+        decoding: Decoding = "threshold",
+        device: str = "auto",
+    ) -> None:
         self.device = pick_device(device)
         self.generator = network.generator.to(self.device).eval()
-        self.numbers, self.threshold = network.encoding.numbers, threshold
+        self.numbers, self.threshold, self.decoding = network.encoding.numbers, threshold, decoding
 
     def draw(self, n: int, seed: int, first: int = 0) -> Iterator[Draw]:
         """Batches of ``n`` draws in all; batch k depends on ``seed`` and ``first`` + k only."""
@@ -89,7 +122,7 @@ class CompositionSampler:
             )[:size]
             with torch.inference_mode():
                 values = self.generator(torch.from_numpy(noise).to(self.device)).float().cpu().numpy()
-            yield Draw(*decode_matrices(values, self.numbers, self.threshold))
+            yield decode_matrices(values, self.numbers, self.threshold, self.decoding)
 
 
 @dataclass(frozen=True)
@@ -173,7 +206,7 @@ def take_census(
         totals += _tally(records["flags"])
         seen[np.searchsorted(held_out, records["key"][is_in(records["key"], held_out)])] = True
         _spool(records, scratch)
-        drawn += len(records) + sum(draw.rejected.values())
+        drawn += len(draw.reason)
         report_progress(drawn, n, "compositions", "drawing")
     distinct = np.zeros(5, np.int64)
     for path in sorted(scratch.glob("bucket_*")):
@@ -186,14 +219,6 @@ def take_census(
     different = ("distinct", *(f"distinct_{name}" for name in names[1:]))
     counts = dict(zip((*names, *different), [*totals.tolist(), *distinct.tolist()], strict=True))
     return Census(drawn=drawn, rejected=rejected, recovered=recovered, **counts)
-
-
-def is_in(keys: NDArray[np.uint64], known: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """(n,) whether each key is among the sorted known ones."""
-    if len(known) == 0:
-        return np.zeros(len(keys), dtype=bool)
-    places = np.minimum(np.searchsorted(known, keys), len(known) - 1)
-    return known[places] == keys
 
 
 def _tally(flags: NDArray[np.uint8]) -> NDArray[np.int64]:

@@ -19,7 +19,7 @@ from sluice.step import report_progress, run_step
 REVISION = 2
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     """Write whole and replace."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -77,9 +77,9 @@ def build_report(
     )
     report_progress(3, 4, "parts", "files", force=True)
     write_cifs(cifs, texts)
-    _write(table, csv_text(rows))
-    _write(summary, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    _write(html, page)
+    write_text(table, csv_text(rows))
+    write_text(summary, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(html, page)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Elements, lattice constants and space groups of sets of crystals, read in chunks."""
+"""Elements of sets of crystals or compositions, lattice constants and space groups of crystals, read in chunks."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sluice.chemistry.compositions import Compositions
 from sluice.crystals import Crystals
 from sluice.store import Store
 
@@ -37,7 +38,7 @@ def cubic_lattice_constants(crystals: Crystals) -> NDArray[np.float64]:
 
 @dataclass
 class Distributions:
-    """Counts over a set of crystals.
+    """Counts over a set of crystals or compositions.
 
     Attributes:
         crystals: how many.
@@ -59,6 +60,11 @@ class Distributions:
         self.elements += np.bincount(pairs % 256, minlength=119)[:119]
         self.lattice += np.histogram(cubic_lattice_constants(crystals), LATTICE_EDGES)[0]
         self.space_groups.update(space_groups.tolist())
+
+    def add_compositions(self, compositions: Compositions) -> None:
+        """Count a chunk of compositions; their elements are all they have."""
+        self.crystals += len(compositions)
+        self.elements += np.bincount(compositions.numbers, minlength=119)[:119]
 
     @property
     def element_shares(self) -> NDArray[np.float64]:

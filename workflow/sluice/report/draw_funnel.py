@@ -31,16 +31,17 @@ def _reasons(row: FunnelRow, most: int = 2) -> str:
     return " · ".join(words) + (f" · {rest:,} others" if rest else "")
 
 
-def draw_funnel(rows: list[FunnelRow], confirmed: int) -> Markup:
-    """Draw what left each step, from what the generator drew to the confirmed crystals.
+def draw_funnel(rows: list[FunnelRow], confirmed: int | None = None) -> Markup:
+    """Draw what left each step, from what the generator drew to the confirmed crystals or the last step.
 
     Args:
         rows: of the funnel, rounds summed.
-        confirmed: how many crystals DFT confirmed.
+        confirmed: how many crystals DFT confirmed; None in a campaign without DFT.
     """
     stages = [("Drawn", rows[0].counts["made"], FunnelRow("drawn"))]
     stages += [(TITLES[row.step], row.counts["out"], row) for row in rows]
-    stages.append(("Confirmed", confirmed, FunnelRow("confirmed")))
+    if confirmed is not None:
+        stages.append(("Confirmed", confirmed, FunnelRow("confirmed")))
     largest = max(1, *(n for _, n, _ in stages))
     height = _ROW * len(stages)
     parts = [

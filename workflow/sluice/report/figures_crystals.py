@@ -110,8 +110,10 @@ def periodic_table(
     return figure
 
 
-def element_tables(training: Distributions, generated: Distributions) -> dict[str, go.Figure]:
-    """Share of crystals that contain each element: in training, as generated, and how the two compare."""
+def element_tables(
+    training: Distributions, generated: Distributions, *, what: str = "crystals"
+) -> dict[str, go.Figure]:
+    """Share of crystals (or of ``what`` else) that contain each element: in training, generated, how they compare."""
     known, made = training.element_shares, generated.element_shares
     rows = _used_rows(known, made)
     top = float(max(known.max(), made.max(), 0.01))
@@ -122,7 +124,7 @@ def element_tables(training: Distributions, generated: Distributions) -> dict[st
             rows,
             colors=scale,
             limits=(0.0, top),
-            bar_title="share of crystals",
+            bar_title=f"share of {what}",
             number_format=".1%",
         )
         for name, shares in (("training", known), ("generated", made))
@@ -194,9 +196,13 @@ def space_group_figure(training: Distributions, generated: Distributions) -> go.
 
 
 def energy_figure(
-    labels: NDArray[np.float64], ranked: NDArray[np.float64], shortlist: NDArray[np.float64]
+    labels: NDArray[np.float64],
+    ranked: NDArray[np.float64],
+    shortlist: NDArray[np.float64],
+    *,
+    names: tuple[str, str] = ("labelled crystals", "relaxed candidates"),
 ) -> go.Figure | None:
-    """CHGNet formation energies of the training crystals and of what screening left, in eV/atom."""
+    """Formation energies of what was learned from and of what screening left, in eV/atom, by the names given."""
     labels, ranked, shortlist = (values[np.isfinite(values)] for values in (labels, ranked, shortlist))
     everything = np.concatenate([labels, ranked, shortlist])
     if not len(everything):
@@ -204,7 +210,7 @@ def energy_figure(
     low, high = float(everything.min()), float(everything.max())
     edges = np.linspace(low - 1e-6, high + 1e-6, 41 if len(ranked) >= 100 else 21)
     figure = go.Figure()
-    for name, values, color in (("labelled crystals", labels, BLUE), ("relaxed candidates", ranked, TEAL)):
+    for name, values, color in ((names[0], labels, BLUE), (names[1], ranked, TEAL)):
         if len(values):
             share = np.histogram(values, edges)[0] / len(values)
             figure.add_scatter(

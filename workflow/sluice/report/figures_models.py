@@ -16,7 +16,8 @@ from sluice.report.theme import BLUE, GOLD, GREY, SERIES, styled
 from sluice.store import Store
 
 _STEP_COLUMNS = ("epoch", "step", "generator_step", "iteration")
-_SCORES = ("auc", "accuracy", "f1", "recovered", "distinct")
+_SCORES = ("auc", "accuracy", "f1", "recovered", "distinct", "decodable")
+_ERRORS = {"val_mae"}  # of a regression
 
 
 def read_metrics(path: Path) -> pd.DataFrame | None:
@@ -34,7 +35,7 @@ def _step_column(table: pd.DataFrame) -> str:
 
 
 def _is_score(name: str) -> bool:
-    return any(word in name.lower() for word in _SCORES)
+    return any(word in name.lower() for word in _SCORES) or name in _ERRORS
 
 
 def _is_loss(name: str) -> bool:
@@ -42,15 +43,16 @@ def _is_loss(name: str) -> bool:
 
 
 def _words(name: str) -> str:
-    full = {"val": "validation", "train": "training", "auc": "AUC", "roc": "ROC"}
+    full = {"val": "validation", "train": "training", "auc": "AUC", "roc": "ROC", "mae": "error"}
     return " ".join(full.get(word, word) for word in name.split("_"))
 
 
-def learning_curves(tables: dict[int, pd.DataFrame | None]) -> go.Figure | None:
-    """Losses, and scores in a panel of their own where there are any.
+def learning_curves(tables: dict[int, pd.DataFrame | None], *, scores: str = "score") -> go.Figure | None:
+    """Losses, and scores (or a regression's error) in a panel of their own where there are any.
 
     Args:
         tables: metrics by round.
+        scores: what the panel of scores shows.
     """
     present = {n: t for n, t in tables.items() if t is not None}
     names = list(dict.fromkeys(c for t in present.values() for c in t.columns if _is_loss(c) or _is_score(c)))
@@ -80,7 +82,7 @@ def learning_curves(tables: dict[int, pd.DataFrame | None]) -> go.Figure | None:
     figure.update_xaxes(title_text=_step_column(next(iter(present.values()))).replace("_", " "))
     figure.update_yaxes(title_text="loss", col=1)
     if scored:
-        figure.update_yaxes(title_text="score", col=2)
+        figure.update_yaxes(title_text=scores, col=2)
     return figure
 
 

@@ -69,7 +69,48 @@ TASK_STEPS = (
     ),
     Step("compute_compounds", "Compounds", "results", "round_{round}/validate/compounds/batch_{batch}.h5", "dft"),
 )
-TITLES = {step.name: step.title for step in (*DATABASE_STEPS, *CANDIDATE_STEPS, *TASK_STEPS)}
+_COMPOSITIONS = "round_{round}/screen/compositions"
+COLLECT_COMPOSITIONS = Step("collect_compositions", "Formulas to learn from", "compositions", "curate/compositions.h5")
+COMPOSITION_STEPS = (
+    Step(
+        "generate_compositions",
+        "Readable as a formula",
+        "composition_candidates",
+        "round_{round}/generate/compositions/batch_{batch}.h5",
+        "generate",
+    ),
+    Step(
+        "check_composition_charge",
+        "Charge-neutral",
+        "composition_charge",
+        f"{_COMPOSITIONS}/charge/batch_{{batch}}.h5",
+        "generate",
+    ),
+    Step("remove_known_compositions", "New and distinct", "composition_unique", f"{_COMPOSITIONS}/unique.h5"),
+    Step("score_compositions", "Scored", "composition_scored", f"{_COMPOSITIONS}/scored.h5"),
+    Step("shortlist_compositions", "Shortlisted", "composition_shortlist", f"{_COMPOSITIONS}/shortlist.h5"),
+)
+TITLES = {
+    step.name: step.title
+    for step in (*DATABASE_STEPS, COLLECT_COMPOSITIONS, *CANDIDATE_STEPS, *COMPOSITION_STEPS, *TASK_STEPS)
+}
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The steps of one kind of campaign whose stores are counted, each group in order."""
+
+    database: tuple[Step, ...]
+    candidates: tuple[Step, ...]
+    tasks: tuple[Step, ...]
+
+
+def pipeline_of(config: Config) -> Pipeline:
+    """The steps of a campaign by what its candidates are."""
+    if config.candidates == "crystals":
+        return Pipeline(DATABASE_STEPS, CANDIDATE_STEPS, TASK_STEPS)
+    before = DATABASE_STEPS if config.curates_crystals else ()
+    return Pipeline((*before, COLLECT_COMPOSITIONS), COMPOSITION_STEPS, ())
 
 
 @dataclass
@@ -157,7 +198,7 @@ class Funnel:
 
     def total(self) -> list[FunnelRow]:
         """Rounds summed, one row per step."""
-        rows = [FunnelRow(step.name) for step in CANDIDATE_STEPS]
+        rows = [FunnelRow(row.step) for row in next(iter(self.rounds.values()))]
         for found in self.rounds.values():
             for row, part in zip(rows, found, strict=True):
                 row.add(part)
@@ -194,13 +235,14 @@ def read_funnel(config: Config, folder: Path) -> Funnel:
     Raises:
         SluiceError: where sums do not add up or a store is missing or damaged.
     """
+    pipeline = pipeline_of(config)
     rounds = {}
-    tasks = [FunnelRow(step.name) for step in TASK_STEPS]
+    tasks = [FunnelRow(step.name) for step in pipeline.tasks]
     for number in range(1, config.rounds + 1):
-        rounds[number] = [read_row(step, store_paths(step, config, folder, number)) for step in CANDIDATE_STEPS]
+        rounds[number] = [read_row(step, store_paths(step, config, folder, number)) for step in pipeline.candidates]
         check_chain(rounds[number], f" (round {number})")
-        for row, step in zip(tasks, TASK_STEPS, strict=True):
+        for row, step in zip(tasks, pipeline.tasks, strict=True):
             row.add(read_row(step, store_paths(step, config, folder, number)))
-    database = [read_row(step, store_paths(step, config, folder)) for step in DATABASE_STEPS]
+    database = [read_row(step, store_paths(step, config, folder)) for step in pipeline.database]
     check_chain(database)
     return Funnel(rounds, database, tasks)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 from plotly.offline import get_plotlyjs
@@ -24,7 +24,7 @@ from sluice.report.costs import Costs
 from sluice.report.distributions import distributions_of
 from sluice.report.draw_funnel import draw_funnel
 from sluice.report.draw_structure import draw_structure
-from sluice.report.funnel import CANDIDATE_STEPS, TASK_STEPS, TITLES, Funnel, Step, store_paths
+from sluice.report.funnel import CANDIDATE_STEPS, TASK_STEPS, TITLES, Funnel, Step, pipeline_of, store_paths
 from sluice.report.provenance import (
     calculations,
     campaign_stores,
@@ -37,7 +37,7 @@ from sluice.store import Store
 
 MOST_CRYSTALS = 300  # drawn and listed on the page; validated.csv has all
 MOST_FAILURES = 200
-_FIRST_LISTED = [step.name for step in CANDIDATE_STEPS].index("score_candidates")
+_SCORING = ("score_candidates", "score_compositions")  # failures are listed from here on
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,9 @@ def symbol_html(symbol: str) -> Markup:
 
 
 def _environment() -> Environment:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_asset)
+    )
     environment.filters |= {
         "duration": duration,
         "energy": energy,
@@ -109,7 +111,9 @@ def read_failures(config: Config, folder: Path) -> tuple[list[FailureLine], int]
     """
     found: list[FailureLine] = []
     total = 0
-    for step in reversed(CANDIDATE_STEPS[_FIRST_LISTED:]):
+    steps = pipeline_of(config).candidates
+    first = next(k for k, step in enumerate(steps) if step.name in _SCORING)
+    for step in reversed(steps[first:]):
         for number in range(1, config.rounds + 1):
             for path in store_paths(step, config, folder, number):
                 with Store(path, step.schema, verify=False) as store:
@@ -182,12 +186,13 @@ def headline(funnel: Funnel, crystals: list[ValidatedCrystal], costs: Costs) -> 
     ]
 
 
-def step_cpu_seconds(costs: Costs) -> dict[str, float]:
+def step_cpu_seconds(config: Config, costs: Costs) -> dict[str, float]:
     """CPU seconds for each row of the funnel; all of DFT counts for the last one."""
+    pipeline = pipeline_of(config)
     seconds = {name: cost.cpu_seconds for name, cost in costs.steps.items()}
-    dft = sum(seconds.get(step.name, 0.0) for step in TASK_STEPS)
-    last = CANDIDATE_STEPS[-1].name
-    return {step.name: seconds.get(step.name, 0.0) + (dft if step.name == last else 0.0) for step in CANDIDATE_STEPS}
+    found = {step.name: seconds.get(step.name, 0.0) for step in pipeline.candidates}
+    found[pipeline.candidates[-1].name] += sum(seconds.get(step.name, 0.0) for step in pipeline.tasks)
+    return found
 
 
 def make_page(
@@ -216,23 +221,19 @@ def make_page(
     Raises:
         StoreError: if a store is missing or damaged.
     """
-    template = _environment().from_string(_asset("template.html.jinja"))
     n_confirmed = sum(c.row["confirmed"] for c in crystals)
     raw_energies = [e for c in crystals if (e := c.row["formation_energy_ev_per_atom"]) is not None]
-    figures = {name: figure for name, figure in make_figures(config, folder, crystals).items() if figure is not None}
-    failures, n_failures = read_failures(config, folder)
-    return template.render(
-        **_made(config, folder),
-        campaign=config.campaign,
-        config=config,
+    return render(
+        "crystals.html.jinja",
+        config,
+        folder,
+        figures=make_figures(config, folder, crystals),
+        summary=summary,
+        costs=costs,
+        **_calculated(config, folder),
+        filters_left_out=summary["filters_left_out"],
         headline=headline(funnel, crystals, costs),
         funnel_picture=draw_funnel(funnel.total(), n_confirmed),
-        **{name: summary[name] for name in ("filters_left_out", "funnel", "database", "tasks", "rounds", "versions")},
-        titles=TITLES,
-        costs=costs,
-        step_cpu_seconds=step_cpu_seconds(costs),
-        figures=figures,
-        figure_data={name: script_json(figure.to_json()) for name, figure in figures.items()},
         crystals=[c.row for c in crystals[:MOST_CRYSTALS]],
         n_crystals=len(crystals),
         raw_energies=raw_energies,
@@ -243,27 +244,67 @@ def make_page(
         agreement={panel: text for panel, (_, text) in figures_crystals.dft_parity(crystals).items()},
         links={name: _data_link(text) for name, text in cifs.items()},
         drawings=script_json([draw_structure(crystal.structure) for crystal in crystals[:MOST_CRYSTALS]]),
-        failures=failures,
-        n_failures=n_failures,
-        style=Markup(_asset("style.css")),
-        viewer=Markup(_asset("viewer.js")),
-        plotly_js=Markup(get_plotlyjs()),
     )
 
 
-def _made(config: Config, folder: Path) -> dict[str, Any]:
-    """How it was made."""
+def render(
+    template: str,
+    config: Config,
+    folder: Path,
+    *,
+    figures: dict[str, go.Figure | None],
+    summary: dict[str, Any],
+    costs: Costs,
+    **further: Any,
+) -> str:
+    """Render a page on ``base.html.jinja``, which all campaigns share.
+
+    Args:
+        template: name of the template.
+        config: the campaign's configuration.
+        folder: the campaign's folder.
+        figures: by name; None where there is nothing to draw.
+        summary: the content of ``summary.json``.
+        costs: the campaign's attempts.
+        further: what the template itself asks for.
+    """
+    drawn = {name: figure for name, figure in figures.items() if figure is not None}
+    failures, n_failures = read_failures(config, folder)
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            campaign=config.campaign,
+            config=config,
+            made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            stores=describe_stores(campaign_stores(config, folder), folder),
+            configuration=configuration_yaml(config),
+            **{name: summary[name] for name in ("funnel", "database", "tasks", "rounds", "versions")},
+            titles=TITLES,
+            costs=costs,
+            step_cpu_seconds=step_cpu_seconds(config, costs),
+            figures=drawn,
+            figure_data={name: script_json(figure.to_json()) for name, figure in drawn.items()},
+            failures=failures,
+            n_failures=n_failures,
+            style=Markup(_asset("style.css")),
+            viewer=Markup(_asset("viewer.js")),
+            plotly_js=Markup(get_plotlyjs()),
+            **further,
+        )
+    )
+
+
+def _calculated(config: Config, folder: Path) -> dict[str, Any]:
+    """Decisions, references and settings of the calculations."""
     rounds = range(1, config.rounds + 1)
     references, compounds = (
         [path for n in rounds for path in store_paths(step, config, folder, n)] for step in TASK_STEPS[1:]
     )
     return {
-        "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "decisions": decisions({n: folder / f"round_{n}/decision.h5" for n in rounds}),
         "references": read_references(references),
         "calculations": calculations([*references, *compounds]),
-        "stores": describe_stores(campaign_stores(config, folder), folder),
-        "configuration": configuration_yaml(config),
     }
 
 

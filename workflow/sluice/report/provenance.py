@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from sluice.config import Config
-from sluice.report.funnel import CANDIDATE_STEPS, DATABASE_STEPS, TASK_STEPS, store_paths
+from sluice.report.funnel import CANDIDATE_STEPS, TASK_STEPS, pipeline_of, store_paths
 from sluice.store import Store
 
 
@@ -27,9 +27,14 @@ class StoreLine:
 
 def campaign_stores(config: Config, folder: Path) -> list[Path]:
     """Every store the campaign ends with, in the order of the pipeline."""
-    paths = [p for step in DATABASE_STEPS for p in store_paths(step, config, folder)]
+    pipeline = pipeline_of(config)
+    paths = [p for step in pipeline.database for p in store_paths(step, config, folder)]
     for number in range(1, config.rounds + 1):
         train = folder / f"round_{number}/train"
+        if config.candidates == "compositions":
+            paths.append(train / "composition_scorer_held_out.h5")
+            paths += [p for step in pipeline.candidates for p in store_paths(step, config, folder, number)]
+            continue
         paths += [train / "training_set.h5", train / "screener_test.h5"]
         for step in (*CANDIDATE_STEPS[:-1], *TASK_STEPS, CANDIDATE_STEPS[-1]):
             paths += store_paths(step, config, folder, number)

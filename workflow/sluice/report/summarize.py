@@ -24,6 +24,9 @@ VALIDATED_KEYS = (
 )  # fmt: skip
 
 
+SHOWN = 15  # formulas of a shortlist that the terminal shows
+
+
 def read_versions(paths: Iterable[Path]) -> dict[str, str]:
     """Versions of everything that wrote the stores, by package; several are joined by commas."""
     found: dict[str, set[str]] = {}
@@ -50,16 +53,21 @@ def make_summary(
 
     Everything but ``versions`` and ``cpu_seconds`` is the same whether or not the campaign was interrupted.
     """
+    found = common_summary(campaign, funnel, versions, costs)
+    validated = [{key: row[key] for key in VALIDATED_KEYS} for row in rows]
+    return found | {"validated": validated, "filters_left_out": left_out}
+
+
+def common_summary(campaign: str, funnel: Funnel, versions: dict[str, str], costs: Costs) -> dict[str, Any]:
+    """What ``summary.json`` says of every campaign."""
     return {
         "campaign": campaign,
         "funnel": [row.as_dict() for row in funnel.total()],
-        "validated": [{key: row[key] for key in VALIDATED_KEYS} for row in rows],
         "versions": versions,
         "cpu_seconds": {step: round(cost.cpu_seconds, 2) for step, cost in costs.steps.items()},
         "rounds": [{"round": n, "funnel": [row.as_dict() for row in rows]} for n, rows in funnel.rounds.items()],
         "database": [row.as_dict() for row in funnel.database],
         "tasks": [row.as_dict() for row in funnel.tasks],
-        "filters_left_out": left_out,
     }
 
 
@@ -68,11 +76,13 @@ def _energy(value: float | None) -> str:
 
 
 def summary_table(summary: dict[str, Any]) -> Table:
-    """The confirmed crystals of a campaign for the terminal.
+    """The confirmed crystals of a campaign, or its shortlist of formulas, for the terminal.
 
     Args:
         summary: the content of ``summary.json``.
     """
+    if "shortlist" in summary:
+        return _shortlist_table(summary)
     confirmed = [row for row in summary["validated"] if row["confirmed"]]
     tried = len(summary["validated"])
     failed = sum(bool(row["reason"]) for row in summary["validated"])
@@ -96,4 +106,20 @@ def summary_table(summary: dict[str, Any]) -> Table:
             Text(f"{row['code']}, {row['protocol']}"),
             Text(row["cif"]),
         )
+    return table
+
+
+def _shortlist_table(summary: dict[str, Any]) -> Table:
+    rows = summary["shortlist"]
+    title = Text(f"{summary['campaign']}: {len(rows)} formulas on the shortlist")
+    rest = f"the first {SHOWN} of {len(rows)}; " if len(rows) > SHOWN else ""
+    table = Table(title=title, caption=f"{rest}formation energies in eV/atom, predicted; no structures are known yet")
+    table.add_column("rank", justify="right")
+    table.add_column("formula")
+    for name in ("predicted", "standard deviation"):
+        table.add_column(name, justify="right")
+    table.add_column("nearest known")
+    for row in rows[:SHOWN]:
+        numbers = [_energy(row[f"{name}_ev_per_atom"]) for name in ("predicted_formation_energy", "standard_deviation")]
+        table.add_row(str(row["rank"]), Text(row["formula"]), *numbers, Text(row["nearest_known"]))
     return table

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from numpy.typing import NDArray
 
 from sluice.chemistry.charge_neutrality import charge_problems
 from sluice.chemistry.compositions import Compositions
 from sluice.config import ChargeSettings
-from sluice.crystals import Crystals
-from sluice.screen.common import Verdicts, keep_passing
+from sluice.screen.common import Verdicts, crystals_of, keep_passing
 from sluice.step import run_step
+from sluice.store import Chunk
 
 REVISION = 2
 
@@ -27,8 +23,8 @@ def check_charge(*, candidates: Path, settings: ChargeSettings, charge: Path) ->
         charge: those that pass (schema ``charge``).
     """
 
-    def judge(crystals: Crystals, _: Mapping[str, NDArray[Any]]) -> Verdicts:
-        return Verdicts(charge_problems(Compositions.from_crystals(crystals), settings))
+    def judge(chunk: Chunk) -> Verdicts:
+        return Verdicts(charge_problems(Compositions.from_crystals(crystals_of(chunk)), settings))
 
     keep_passing(judge, (candidates, "symmetry"), (charge, "charge"), settings=settings, revision=REVISION)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +10,9 @@ from numpy.typing import NDArray
 from sluice.chemistry.geometry import MIN_VOLUME, densities, min_distance_ratios
 from sluice.config import GeometrySettings
 from sluice.crystals import Crystals
-from sluice.screen.common import Verdicts, keep_passing
+from sluice.screen.common import Verdicts, crystals_of, keep_passing
 from sluice.step import run_step
+from sluice.store import Chunk
 
 REVISION = 1
 MAX_ATOMIC_NUMBER = 118
@@ -80,8 +79,8 @@ def check_geometry(*, candidates: Path, settings: GeometrySettings, geometry: Pa
         geometry: those that pass, with ``min_distance_ratio`` and ``density_g_per_cm3`` (schema ``geometry``).
     """
 
-    def judge(crystals: Crystals, _: Mapping[str, NDArray[Any]]) -> Verdicts:
-        reasons, ratios, density = examine(crystals, settings)
+    def judge(chunk: Chunk) -> Verdicts:
+        reasons, ratios, density = examine(crystals_of(chunk), settings)
         return Verdicts(reasons, columns={"min_distance_ratio": ratios, "density_g_per_cm3": density})
 
     keep_passing(judge, (candidates, "candidates"), (geometry, "geometry"), settings=settings, revision=REVISION)

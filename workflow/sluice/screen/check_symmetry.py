@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sluice.chemistry.symmetry import SpaceGroupFinder
 from sluice.config import SymmetrySettings
-from sluice.crystals import Crystals
-from sluice.screen.common import Verdicts, keep_passing
+from sluice.screen.common import Verdicts, crystals_of, keep_passing
 from sluice.step import run_step
+from sluice.store import Chunk
 
 REVISION = 1
 OTHER_GROUP = "another space group"
@@ -30,8 +27,8 @@ def check_symmetry(*, candidates: Path, settings: SymmetrySettings, symmetry: Pa
     """
     finder = SpaceGroupFinder(settings.symprec)
 
-    def judge(crystals: Crystals, columns: Mapping[str, NDArray[Any]]) -> Verdicts:
-        found, asked = finder(crystals), columns["requested_space_group"]
+    def judge(chunk: Chunk) -> Verdicts:
+        found, asked = finder(crystals_of(chunk)), chunk.columns["requested_space_group"]
         reasons = np.where(found == asked, "", np.where(found == 0, NO_GROUP, OTHER_GROUP)).astype(object)
         details = [f"asked for {a}, found {f}" if f else "" for a, f in zip(asked, found, strict=True)]
         return Verdicts(reasons, np.array(details, object), {"space_group": found})

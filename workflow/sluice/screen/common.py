@@ -32,8 +32,14 @@ class Verdicts:
     columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
+def crystals_of(chunk: Chunk) -> Crystals:
+    """The crystals of candidates that have some."""
+    assert chunk.crystals is not None
+    return chunk.crystals
+
+
 def keep_passing(
-    judge: Callable[[Crystals, Mapping[str, NDArray[Any]]], Verdicts],
+    judge: Callable[[Chunk], Verdicts],
     candidates: tuple[Path, str],
     passing: tuple[Path, str],
     *,
@@ -43,7 +49,7 @@ def keep_passing(
     """Write those candidates of a store that a check passes, and the others with their reasons.
 
     Args:
-        judge: the check; takes crystals and the columns of the store.
+        judge: the check.
         candidates: the store and its schema.
         passing: the store to write and its schema.
         settings: what decides the check.
@@ -57,13 +63,13 @@ def keep_passing(
             settings=settings,
             inputs=[candidates[0]],
             revision=revision,
+            with_crystals=store.has_crystals,
             **lineage(store),
         ) as writer,
     ):
         done = 0
         for chunk in store.chunks():
-            assert chunk.crystals is not None
-            found = judge(chunk.crystals, chunk.columns)
+            found = judge(chunk)
             passed = found.reasons == ""
             writer.append_chunk(chunk.select(passed), **{name: v[passed] for name, v in found.columns.items()})
             details = "" if found.details is None else found.details[~passed].tolist()
@@ -101,8 +107,9 @@ def lineage_of(paths: Sequence[Path]) -> dict[str, Any]:
 
 def joined(parts: Sequence[Chunk]) -> Chunk:
     """Several runs of rows (at least one) as one."""
+    crystals = [part.crystals for part in parts if part.crystals is not None]
     return Chunk(
-        Crystals.concatenate([part.crystals for part in parts if part.crystals is not None]),
+        Crystals.concatenate(crystals) if crystals else None,
         np.concatenate([part.candidate_id for part in parts]),
         np.concatenate([part.parent_id for part in parts]),
         {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns},

@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sluice.config import Filter, ScoreSettings
-from sluice.crystals import Crystals
 from sluice.errors import ConfigError
 from sluice.models.scoring import Model, load_model, score_crystals
 from sluice.schemas import Column
-from sluice.screen.common import further_columns, lineage
+from sluice.screen.common import crystals_of, further_columns, lineage
 from sluice.step import report_progress, run_step
 from sluice.store import Chunk, Store, StoreWriter
 
@@ -22,12 +21,6 @@ ROWS = 4000  # between two progress reports
 NO_SCORE = "no score"
 SCREENER = "screener"  # its name in reasons
 LEFT_OUT = "filters_left_out"  # attribute of the store: warnings about filters whose models were not there
-
-
-def crystals_of(chunk: Chunk) -> Crystals:
-    """The crystals of candidates, which always have some."""
-    assert chunk.crystals is not None
-    return chunk.crystals
 
 
 def load_filter(one: Filter) -> Model:

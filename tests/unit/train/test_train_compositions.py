@@ -1,0 +1,120 @@
+"""The models of campaigns of compositions: what they learn from, what they leave behind, interruption."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from formula_stores import ELEMENTS, energy_of, known_formulas, salts
+
+from sluice.config import Chemistry
+from sluice.config_composition_campaign import CompositionGeneratorSettings, CompositionScorerSettings
+from sluice.errors import SluiceError
+from sluice.models.modelfile import load_model
+from sluice.models.training import Plan
+from sluice.store import Store
+from sluice.train import train_composition_scorer as scorer_step
+from sluice.train.train_composition_generator import train_composition_generator
+from sluice.train.train_composition_scorer import train_composition_scorer
+
+SMALL = {"steps": 6, "batch_size": 8, "noise_size": 4, "embedding_size": 4, "critic_widths": (4,)}
+TINY = {"size": 4, "hidden": 4, "trunk": (4,), "heads": 1, "messages": 1, "members": 2, "epochs": 3}
+SPLITS = ["train"] * 12 + ["val"] * 3 + ["test"] * 3
+
+
+def run(step, folder: Path, table: Path, settings, **further):
+    folder.mkdir(exist_ok=True)
+    name = "generator" if step is train_composition_generator else "scorer"
+    outputs = {"model": folder / f"{name}.ckpt", "metrics": folder / f"{name}.csv"}
+    if name == "scorer":
+        outputs["predictions"] = folder / "held_out.h5"
+    step(
+        compositions=table, settings=settings, checkpoints=folder / "checkpoints", seed=3, precision="32-true",
+        threads=1, device="cpu", round=1, **outputs, **further,
+    )  # fmt: skip
+    return outputs
+
+
+def chemistry(*elements):
+    return {"chemistry": Chemistry(elements=elements or ELEMENTS)}
+
+
+@pytest.mark.parametrize("model", ["wgan", "matgan"])
+def test_generator_has_the_elements_of_the_chemistry(tmp_path, model):
+    table = known_formulas(tmp_path / "known.h5", [*salts(), "Li9F"], split=[*SPLITS, "train"])
+    settings = CompositionGeneratorSettings(model=model, **SMALL)
+    outputs = run(train_composition_generator, tmp_path, table, settings, **chemistry())
+    made = load_model(outputs["model"])
+    assert made.kind == model and made.task == "generation"
+    assert list(made.network.encoding.elements) == ["Li", "O", "F", "Na", "Mg", "Al", "Cl"]
+    assert made.facts["training_rows"] == 12, "held-out formulas and those of nine equal atoms are no training rows"
+    assert "val_decodable" in outputs["metrics"].read_text().splitlines()[0]
+
+
+def test_generator_without_anything_to_learn(tmp_path):
+    table = known_formulas(tmp_path / "known.h5", ["Li9F", "Li10F"])
+    with pytest.raises(SluiceError, match="0 formulas can be drawn by a generator"):
+        settings = CompositionGeneratorSettings(**SMALL)
+        run(train_composition_generator, tmp_path, table, settings, **chemistry())
+
+
+@pytest.mark.parametrize("model", ["roost", "elemnet", "head"])
+def test_scorer_predicts_what_was_held_out(tmp_path, model):
+    table = known_formulas(tmp_path / "known.h5", split=SPLITS)
+    settings = CompositionScorerSettings(model=model, depth=3, widths=(8,), **TINY)
+    outputs = run(train_composition_scorer, tmp_path, table, settings)
+    with Store(outputs["predictions"], "composition_predictions") as store:
+        assert store.text("formula") == salts()[12:] and store.text("split") == SPLITS[12:]
+        np.testing.assert_allclose(
+            store.column("formation_energy_ev_per_atom"), [energy_of(formula) for formula in salts()[12:]]
+        )
+        assert (store.column("standard_deviation_ev_per_atom") > 0).all()
+    made = load_model(outputs["model"])
+    assert made.kind == "composition" and len(made.network.members) == 2 and made.facts["training_rows"] == 12
+
+
+def test_elements_that_were_only_held_out_have_no_prediction(tmp_path):
+    table = known_formulas(tmp_path / "known.h5", [*salts()[:12], "KF"], split=["train"] * 12 + ["test"])
+    outputs = run(train_composition_scorer, tmp_path, table, CompositionScorerSettings(**TINY))
+    with Store(outputs["predictions"]) as store:
+        assert len(store) == 0 and store.failures().detail == ["the model was trained on no composition with K"]
+
+
+def test_interrupted_scorer_ends_with_the_same_bits(tmp_path, monkeypatch):
+    table = known_formulas(tmp_path / "known.h5", split=SPLITS)
+    settings = CompositionScorerSettings(checkpoint_minutes=1e-9, batch_size=4, **TINY)
+    whole = run(train_composition_scorer, tmp_path / "whole", table, settings)
+    train, plans = scorer_step.train_members, []
+
+    def dies(*arguments, **options):
+        from sluice.models import composition_training
+
+        real = composition_training.train
+
+        def second_member_fails(learner, plan: Plan):
+            plans.append(plan)
+            if len(plans) == 2:
+                step, taken = learner.step, []
+
+                def fail(index, progress):
+                    taken.append(0)
+                    if len(taken) == 5:
+                        raise RuntimeError("killed")
+                    return step(index, progress)
+
+                learner.step = fail
+            return real(learner, plan)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(composition_training, "train", second_member_fails)
+            return train(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scorer_step, "train_members", dies)
+        with pytest.raises(RuntimeError, match="killed"):
+            run(train_composition_scorer, tmp_path / "part", table, settings)
+    part = run(train_composition_scorer, tmp_path / "part", table, settings)
+    assert part["metrics"].read_text() == whole["metrics"].read_text()
+    with Store(part["predictions"]) as first, Store(whole["predictions"]) as second:
+        assert first.content_sha256 == second.content_sha256

@@ -1,0 +1,117 @@
+"""Train the scorer of compositions: formation energies from formulas alone, with a spread."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from sluice.chemistry.composition_store import composition_table
+from sluice.config_composition_campaign import CompositionScorerSettings
+from sluice.errors import SluiceError
+from sluice.models.composition import CompositionModel
+from sluice.models.composition_training import save_composition_model, train_members
+from sluice.step import run_step
+from sluice.store import Store, StoreWriter
+from sluice.train.common import derive_seed
+
+REVISION = 1
+UNIT = "eV/atom"
+NO_PREDICTION = "no prediction"
+
+
+def train_composition_scorer(
+    *,
+    compositions: Path,
+    settings: CompositionScorerSettings,
+    checkpoints: Path,
+    seed: int,
+    precision: str,
+    threads: int,
+    device: str,
+    round: int,
+    model: Path,
+    metrics: Path,
+    predictions: Path,
+) -> None:
+    """Learn formation energies from formulas, and predict the held-out ones once.
+
+    Args:
+        compositions: the table (schema ``compositions``); its splits are used.
+        settings: of the model; several members, or a spread of its own, say how uncertain it is.
+        checkpoints: folder that survives interruptions.
+        seed: of the campaign.
+        precision: lightning-fabric's name.
+        threads: CPU threads; results are equal to the bit at equal threads.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        round: number of this round.
+        model: model file to write; `sluice score` takes it.
+        metrics: CSV of the first member, one row an epoch.
+        predictions: validation and test rows (schema ``composition_predictions``).
+
+    Raises:
+        SluiceError: if there is nothing to learn from.
+    """
+    with Store(compositions, "compositions") as store:
+        rows, content, campaign = store.rows(), store.content_sha256, str(store.attributes["campaign"])
+    table = composition_table(rows)
+    usable = np.array(
+        [p == "" for p in CompositionModel(settings=settings.model_dump(mode="json")).problems(table.compositions)]
+    )
+    table, rows = table[np.flatnonzero(usable)], rows.select(usable)
+    if len(table.rows("train")) < 2:
+        raise SluiceError(
+            f"{compositions}: {len(table.rows('train'))} training formulas that {settings.model} can take"
+        )
+    trained, _ = train_members(
+        table,
+        settings,
+        seed=derive_seed(seed, round, "composition_scorer"),
+        checkpoints=checkpoints,
+        metrics=metrics,
+        device=device,
+        precision=precision,
+        threads=threads,
+    )
+    held_out = table.split != b"train"
+    found = trained.predict(table.compositions[np.flatnonzero(held_out)])
+    rows, good = rows.select(held_out), np.isfinite(found.value)
+    with StoreWriter(
+        predictions,
+        "composition_predictions",
+        settings=settings,
+        inputs=[compositions],
+        campaign=campaign,
+        round_number=round,
+        revision=REVISION,
+        with_crystals=False,
+    ) as writer:
+        writer.append_chunk(
+            rows.select(good),
+            predicted_formation_energy_ev_per_atom=found.value[good],
+            standard_deviation_ev_per_atom=found.uncertainty[good],
+        )
+        reasons = [reason for reason in found.reasons if reason]
+        writer.drop(rows.candidate_id[~good], NO_PREDICTION, kind="failed", detail=reasons)
+    for name in (b"val", b"test"):
+        chosen = good & (rows.columns["split"] == name)
+        error = np.abs(found.value - rows.columns["formation_energy_ev_per_atom"])[chosen]
+        text = f"mean absolute error {error.mean():.4f} {UNIT}" if len(error) else "no formulas"
+        print(f"{name.decode()}: {len(error)} formulas, {text}")
+    save_composition_model(
+        model,
+        trained,
+        {
+            "output": f"formation energy, {UNIT}",
+            "training_sha256": content,
+            "training_rows": len(table.rows("train")),
+            "campaign": campaign,
+            "round": round,
+            "seed": seed,
+            "revision": REVISION,
+        },
+    )
+
+
+if __name__ == "__main__":
+    run_step(train_composition_scorer)
