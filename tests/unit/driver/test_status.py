@@ -29,7 +29,7 @@ from sluice.driver.status import (
     read_states,
     status_view,
 )
-from sluice.driver.view import PlainView, failures_since, jobs_to_run
+from sluice.driver.view import PlainView, failures_since, jobs_to_run, paced
 from sluice.schemas import SCHEMAS
 from sluice.store_writer import StoreWriter
 
@@ -258,6 +258,21 @@ def test_plain_view_prints_what_is_new(config):
     lines = console.file.getvalue().splitlines()
     assert len(lines) == 2 and "label_crystals/batch_0: started" in lines[0]
     assert "failed in 0 s: out of [red]paint" in lines[1]
+
+
+def test_a_look_that_takes_long_is_taken_seldom(monkeypatch):
+    now, looks = [100.0], []
+
+    def look() -> None:
+        looks.append(now[0])
+        now[0] += 0.5
+
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    update = paced(look, share=0.1)
+    for _ in range(20):
+        update()
+        now[0] += 1.0
+    assert looks == [100.0, 105.5, 111.0, 116.5]
 
 
 def test_job_counts_are_read_from_snakemakes_log(tmp_path):

@@ -37,7 +37,7 @@ from sluice.driver.launch import (
 from sluice.driver.lease import Lease
 from sluice.driver.rules import Rule, campaign_rules, repository
 from sluice.driver.settle import Settled, register, settle, unrecorded_jobs
-from sluice.driver.view import LiveView, PlainView, failures_since, jobs_to_run
+from sluice.driver.view import LiveView, PlainView, failures_since, jobs_to_run, paced
 from sluice.errors import ConfigError, SluiceError
 
 STAGES_WITHOUT_DFT = ("curate", "train", "generate", "screen")
@@ -183,12 +183,13 @@ def _drive(config: Config, rules: dict[str, Rule], workflow: Workflow, console: 
             view = PlainView(config.workdir / ATTEMPTS_FILE, console)
         try:
             with view:
+                look = paced(view.update)
                 while True:
                     try:
                         code = child.wait(timeout=1.0)
                         break
                     except subprocess.TimeoutExpired:
-                        view.update()
+                        look()
         except Stopped as request:
             if not workflow.is_local:
                 _leave_cluster(child, workflow, console, interrupted=request.number == signal.SIGINT)

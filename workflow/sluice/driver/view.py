@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from sluice.config import Config
 from sluice.driver.rules import Rule
 from sluice.driver.status import RuleState, progress_text, read_states
 
+VIEW_SHARE = 0.05  # of the driver's time, for looking at how far it is
 CLOCKS_APART = 60.0  # seconds that the clocks of a cluster's nodes may be apart
 _STATS_ROW = re.compile(rb"^(\w+)\s+(\d+)\s*$")
 
@@ -36,6 +38,21 @@ def jobs_to_run(log: Path, start: int) -> dict[str, int]:
             if match.group(1) == b"total":
                 break
     return counts
+
+
+def paced(update: Callable[[], None], *, share: float = VIEW_SHARE) -> Callable[[], None]:
+    """The update, skipped where it would take more than a share of the time (10 000 attempts: 0.7 s)."""
+    next_time = -math.inf
+
+    def maybe() -> None:
+        nonlocal next_time
+        began = time.monotonic()
+        if began >= next_time:
+            update()
+            now = time.monotonic()
+            next_time = now + (now - began) / share
+
+    return maybe
 
 
 class PlainView:
