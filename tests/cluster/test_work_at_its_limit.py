@@ -61,7 +61,7 @@ rule train_generator:
     params: settings=lambda wildcards: {settings!r}
     shell:
         "{python} -m sluice.train.train_generator --training-set set.h5 --settings {{params.settings:q}} "
-        "--checkpoints checkpoints --seed 1 --precision 32-true --threads 1 --device {device} --round 1 "
+        "--checkpoints checkpoints --seed 1 --precision 32-true --threads 1 --device {device} --devices 1 --round 1 "
         "--decision --earlier --model {{output.model}} --metrics {{output.metrics}} --log {{log}}"
 """
 
