@@ -8,7 +8,14 @@ import yaml
 
 from snakemake_executor_plugin_sluice.identity import JobIdentity, campaign_name, identify
 from snakemake_executor_plugin_sluice.settings import ExecutorSettings
-from snakemake_executor_plugin_sluice.slurm_queue import Fate, fate_of, parse_squeue, repair_reason, stuck_reason
+from snakemake_executor_plugin_sluice.slurm_queue import (
+    Fate,
+    fate_of,
+    parse_squeue,
+    read_queue,
+    repair_reason,
+    stuck_reason,
+)
 
 PROFILE = Path(__file__).parents[2] / "profiles" / "slurm" / "config.yaml"
 
@@ -70,6 +77,22 @@ def test_squeue_rows_of_other_campaigns_are_passed_over():
     assert jobs["7"].identity == identity
     assert jobs["7"].ended - jobs["7"].submitted == 3600
     assert jobs["9"].identity is None and jobs["9"].ended is None
+
+
+def test_what_a_user_has_set_for_squeue_hides_no_job(tmp_path, monkeypatch):
+    squeue = tmp_path / "squeue"
+    squeue.write_text(
+        "#!/bin/sh\n"
+        "time=${SLURM_TIME_FORMAT:-2026-11-21T01:00:00}\n"
+        '[ -n "$SQUEUE_PARTITION" ] || echo "7|RUNNING|None|$time|N/A|n1|halides-1|c"\n'
+    )
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setenv("SQUEUE_PARTITION", "other")
+    monkeypatch.setenv("SLURM_TIME_FORMAT", "relative")
+    jobs = read_queue("halides-1")
+    assert set(jobs) == {"7"}
+    assert jobs["7"].submitted is not None
 
 
 def test_identity_tells_what_is_made_from_how_it_is_made():

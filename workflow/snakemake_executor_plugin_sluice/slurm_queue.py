@@ -131,6 +131,15 @@ def squeue_command() -> list[str]:
     return ["squeue", "--noheader", "--states=all", f"--user={os.getuid()}", f"--format={SQUEUE_FORMAT}"]
 
 
+def squeue_environment() -> dict[str, str]:
+    """The environment without what a user has set for squeue: a filter there would make living jobs look vanished."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("SQUEUE_") and name != "SLURM_TIME_FORMAT"
+    }
+
+
 def parse_squeue(text: str, campaign: str) -> dict[str, QueuedJob]:
     """Jobs of one campaign by id; rows of others and lines that are no rows are passed over."""
     found = {}
@@ -147,7 +156,9 @@ def parse_squeue(text: str, campaign: str) -> dict[str, QueuedJob]:
 def read_queue(campaign: str, *, timeout: float = 60.0) -> dict[str, QueuedJob] | None:
     """Jobs of a campaign that SLURM knows of; None if it does not answer."""
     try:
-        answer = subprocess.run(squeue_command(), capture_output=True, text=True, timeout=timeout, check=False)
+        answer = subprocess.run(
+            squeue_command(), env=squeue_environment(), capture_output=True, text=True, timeout=timeout, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return parse_squeue(answer.stdout, campaign) if answer.returncode == 0 else None

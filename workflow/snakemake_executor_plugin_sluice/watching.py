@@ -77,7 +77,10 @@ class Watcher(SlurmExecutor):
     async def _query(self) -> dict[str, QueuedJob] | None:
         """The queue, None if SLURM does not answer or the run ends meanwhile."""
         process = await asyncio.create_subprocess_exec(
-            *slurm_queue.squeue_command(), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+            *slurm_queue.squeue_command(),
+            env=slurm_queue.squeue_environment(),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
         )
         answer = asyncio.ensure_future(process.communicate())
         until = time.monotonic() + QUERY_TIMEOUT_S

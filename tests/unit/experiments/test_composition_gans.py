@@ -151,8 +151,10 @@ def test_shares_of_all_draws(tmp_path):
     assert rows == {"novel of all draws": 0.375, "valid of all draws": 0.25}
 
 
-def test_matgan_end_to_end(tmp_path, folders):
+@pytest.mark.parametrize("held_out", [0.1, 0.0])
+def test_matgan_end_to_end(tmp_path, folders, held_out):
     gan = GAN | {"model": "matgan", "constraint": "penalty", "optimizer": "adam", "critic_steps": 1, "keep": "last"}
+    gan |= {"validation_share": held_out}
     config = matgan.MatganConfig.model_validate({
         "experiment": "matgan", "title": "t", "paper": "p", "device": "cpu", "data_folders": folders,
         "goals": [{"quantity": "novelty", "at_least": 2}, {"quantity": "valid", "at_least": 0}],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 
@@ -41,7 +42,8 @@ def train_gan(config: ExperimentConfig, settings: CompositionGanSettings, job: J
         facts={"training_rows": len(compositions), "seed": job.seed, "campaign": f"experiment {config.experiment}"},
     )
     write_history(job.folder, rows)
-    losses = [row["val_critic_loss"] for row in rows]
+    # NaN where nothing is held out.
+    losses = [float(row.get("val_critic_loss", math.nan)) for row in rows]
     write_metrics(
         job.folder, {"first_critic_loss": losses[0], "least_critic_loss": min(losses), "last_critic_loss": losses[-1]}
     )
