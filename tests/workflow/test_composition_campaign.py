@@ -28,15 +28,16 @@ TINY = {
     "chemistry": {"elements": list(ELEMENTS)},
     "curate": {"validation_share": 0.15, "test_share": 0.15, "max_bad_fraction": 0.1},
     "train": {"device": "cpu"},
-    "generate": {"candidates": 3000, "batches": 2},
+    "generate": {"candidates": 10000, "batches": 2},
     "compositions": {
         "data": {"path": "table.csv"},
         "generator": {
-            "noise_size": 8, "embedding_size": 8, "critic_widths": [8], "batch_size": 16, "steps": 160,
+            "noise_size": 8, "embedding_size": 8, "critic_widths": [8], "batch_size": 16, "steps": 400,
+            "generator_rate": 5e-3, "critic_rate": 2e-2, "critic_steps": 2, "gradient_penalty": 1.0,
             "checkpoint_minutes": 0.002,
         },
         "scorer": {"size": 4, "hidden": 8, "trunk": [8], "heads": 1, "messages": 1, "members": 2, "epochs": 4},
-        "shortlist": {"size": 5, "max_per_system": 2},
+        "shortlist": {"size": 5, "max_per_system": 2, "max_formation_energy": None},
     },
 }  # fmt: skip
 
@@ -90,7 +91,7 @@ def test_funnel_adds_up(campaign):
         assert row["in"] == before
         assert row["in"] + row["made"] - row["merged"] == row["out"] + row["rejected"] + row["failed"], row
         before = row["out"]
-    assert summary["funnel"][0]["made"] == 3000
+    assert summary["funnel"][0]["made"] == 10000
     (table,) = summary["database"]
     assert (table["in"], table["out"], table["reasons"]) == (19, 18, {"row cannot be used": 1})
 

@@ -108,10 +108,10 @@ class CompositionsSettings(Section):
     """Campaigns of compositions (`candidates: compositions`): what they learn from, their models, their shortlist."""
 
     data: FormulaTableSettings = FormulaTableSettings()
-    decoding: Literal["threshold", "expected"] = Field(
-        "expected",
-        description="How a drawn matrix is read: entries of at least 0.5 as published, or the expected count of each"
-        " element, rounded: all that the WGAN's critic sees of a matrix. The same for matrices of zeros and ones.",
+    decoding: Literal["threshold", "sampled"] = Field(
+        "sampled",
+        description="How a drawn matrix is read: entries of at least 0.5, as published, or counts drawn with them as"
+        " probabilities, which keeps the mean that the WGAN's critic judges.",
     )
     generator: CompositionGeneratorSettings = CompositionGeneratorSettings()
     scorer: CompositionScorerSettings = CompositionScorerSettings()

@@ -180,7 +180,7 @@ def test_a_campaign_of_compositions_has_its_own_rules_and_best(tmp_path):
     )  # fmt: skip
     text = shown(status_view(config, rules))
     assert "0/17 jobs done" in text and "best so far by the shortlist" in text
-    assert re.search(r"1 +MgF2 +-3.500 +0.125", text) and "train_screener" not in text
+    assert re.search(r"1[ │]+MgF2[ │]+-3.500[ │]+0.125", text) and "train_screener" not in text
 
 
 def test_driver_line_names_the_living_and_the_dead(config):

@@ -77,8 +77,8 @@ def test_excluded_elements_are_rejected(generator, tmp_path):
     assert (NOT_ALLOWED, "") in reasons.values()
 
 
-def test_matrices_can_be_read_by_expected_counts(generator, tmp_path):
-    by_threshold, by_count = draw(generator, tmp_path / "a.h5"), draw(generator, tmp_path / "b.h5", decoding="expected")
+def test_counts_can_be_sampled(generator, tmp_path):
+    by_threshold, by_count = draw(generator, tmp_path / "a.h5"), draw(generator, tmp_path / "b.h5", decoding="sampled")
     assert by_threshold[0] != by_count[0] and len(by_count[0]) + len(by_count[1]) == 150
     assert not {"two counts for one element"} & {reason for reason, _ in by_count[1].values()}
 

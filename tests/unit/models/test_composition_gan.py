@@ -25,11 +25,11 @@ from sluice.models.composition_gan_training import (
 from sluice.models.composition_sampling import (
     EMPTY,
     ONE_ELEMENT,
-    TOO_LARGE,
     TOO_MANY,
     TWO_COUNTS,
     CompositionSampler,
     decode_matrices,
+    sampled_matrices,
     take_census,
 )
 from sluice.models.matgan import Matgan
@@ -201,25 +201,20 @@ def test_draws_that_are_no_composition_are_counted_by_reason():
     found = decode_matrices(values.astype(np.float32), encoding.numbers)
     assert found.compositions.formulas() == ["OFe", "O3TiSr"]
     assert found.reason.tolist() == [0, 0, 1, 2, 3, 4]
-    assert found.rejected == {EMPTY: 1, TWO_COUNTS: 1, ONE_ELEMENT: 1, TOO_MANY: 1, TOO_LARGE: 0}
+    assert found.rejected == {EMPTY: 1, TWO_COUNTS: 1, ONE_ELEMENT: 1, TOO_MANY: 1}
 
 
-def test_expected_counts_are_what_the_wgans_critic_sees():
-    encoding = OneHotCounts()
-    values = np.concatenate([encoding.encode(Compositions.from_formulas(["Fe2O3", "SrTiO3"])), np.zeros((3, 85, 8))])
-    values[2, 5, :2] = 1  # one and two are three
-    values[2, 6, 4] = 0.5  # half of five, to the even one
-    values[3, 5, 6:] = 1  # seven and eight
-    values[3, 6, 0] = 1
-    values[4, 5, 0] = 0.9
-    network = Wgan().eval()
-    found = decode_matrices(values.astype(np.float32), encoding.numbers, decoding="expected")
-    assert found.compositions.formulas() == ["O3Fe2", "O3TiSr", "C3N2"]
-    assert found.reason.tolist() == [0, 0, 0, 5, 3]
-    plain = torch.from_numpy(encoding.encode(Compositions.from_formulas(["C3N"])))
-    split = plain.clone()
-    split[0, 5, 2], split[0, 5, :2] = 0, 1
-    assert torch.allclose(network.critic(plain), network.critic(split)), "to the critic they are the same"
+def test_sampled_matrices_have_the_probabilities_as_their_mean():
+    probabilities = np.zeros((1, 3, 4), np.float32)
+    probabilities[0, 0] = [0.1, 0.2, 0.3, 0.0]
+    probabilities[0, 1] = [0.9, 0.9, 0.0, 0.2]  # more than one: scaled to 0.45, 0.45, 0, 0.1
+    chance = np.random.default_rng(2).random((20_000, 3), dtype=np.float32)
+    found = sampled_matrices(np.repeat(probabilities, 20_000, axis=0), chance)
+    assert found.sum(axis=2).max() == 1
+    expected = [[0.1, 0.2, 0.3, 0.0], [0.45, 0.45, 0.0, 0.1], [0, 0, 0, 0]]
+    np.testing.assert_allclose(found.mean(axis=0), expected, atol=0.015)
+    certain = OneHotCounts().encode(Compositions.from_formulas(["SrTiO3", "Fe2O3"]))
+    np.testing.assert_array_equal(sampled_matrices(certain, np.random.default_rng(0).random((2, 85))), certain)
 
 
 class Fixed:
@@ -249,10 +244,11 @@ def test_census_counts_by_hand(tmp_path):
     assert not (tmp_path / "scratch").exists()
 
 
-def test_draws_depend_on_seed_and_batch_only(monkeypatch):
+@pytest.mark.parametrize("decoding", ["threshold", "sampled"])
+def test_draws_depend_on_seed_and_batch_only(decoding, monkeypatch):
     monkeypatch.setattr(composition_sampling, "BATCH", 16)
     network, _ = make_gan(CompositionGanSettings(noise_size=4))
-    sampler = CompositionSampler(network, threshold=0.52, device="cpu")
+    sampler = CompositionSampler(network, threshold=0.52, decoding=decoding, device="cpu")
     whole = list(sampler.draw(40, 7))
     assert [len(d.reason) for d in whole] == [16, 16, 8]
     assert [len(d.compositions) for d in whole] == [int((d.reason == 0).sum()) for d in whole]

@@ -37,14 +37,14 @@ def generate_compositions(
 ) -> None:
     """Draw batch ``batch``: the same compositions whatever other batches run beside it, in memory that does not grow.
 
-    A draw that is no composition (no element, too many atoms of one, …), or holds an element that is not to be drawn,
+    A draw that is no composition (no element, two counts for one, …), or holds an element that is not to be drawn,
     is a rejected row; the others are written in the smallest integers.
 
     Args:
         model: the generator's model file.
         settings: how many, of which elements.
         chemistry: elements of the campaign.
-        decoding: how a drawn matrix is read, ``threshold`` or ``expected``.
+        decoding: how a drawn matrix is read, ``threshold`` or ``sampled``.
         seed: of the campaign.
         round: number of this round.
         batch: number of this batch, from 0.

@@ -23,9 +23,8 @@ BATCH = 4096
 THRESHOLD = 0.5  # from which an entry of the matrix is a one
 MAX_ELEMENTS = 8  # as MatGAN's authors filter
 EMPTY, TWO_COUNTS, ONE_ELEMENT, TOO_MANY = "empty", "two counts for one element", "one element", "too many elements"
-TOO_LARGE = "more atoms of an element than learned"
-REASONS = (EMPTY, TWO_COUNTS, ONE_ELEMENT, TOO_MANY, TOO_LARGE)
-Decoding = Literal["threshold", "expected"]
+REASONS = (EMPTY, TWO_COUNTS, ONE_ELEMENT, TOO_MANY)
+Decoding = Literal["threshold", "sampled"]
 BUCKETS = 64
 RECORD = np.dtype([("key", "u8"), ("flags", "u1")])
 NOVEL, NEUTRAL, ORDERED = 1, 2, 4
@@ -50,22 +49,14 @@ class Draw:
         return dict(zip(REASONS, counts.tolist(), strict=True))
 
 
-def decode_matrices(
-    values: NDArray[np.float32],
-    numbers: NDArray[np.int64],
-    threshold: float = THRESHOLD,
-    decoding: Decoding = "threshold",
-) -> Draw:
+def decode_matrices(values: NDArray[np.float32], numbers: NDArray[np.int64], threshold: float = THRESHOLD) -> Draw:
     """Compositions of the matrices that hold one, as drawn (Fe2O2 stays Fe2O2), and why the others hold none.
 
     Args:
         values: (n, elements, counts) entries.
         numbers: (elements,) atomic number of each row, ascending.
         threshold: from which an entry is a one.
-        decoding: ``threshold``, or ``expected`` counts, all that the WGAN's critic can see of a matrix.
     """
-    if decoding == "expected":
-        return _decode_expected(values, numbers)
     ones = values >= threshold
     each = ones.sum(axis=2)  # counts that an element has
     elements = (each > 0).sum(axis=1)
@@ -74,14 +65,19 @@ def decode_matrices(
     return Draw(_from_amounts(np.where(ones.any(axis=2), ones.argmax(axis=2) + 1, 0)[good], numbers), reason)
 
 
-def _decode_expected(values: NDArray[np.float32], numbers: NDArray[np.int64]) -> Draw:
-    """Compositions of the counts that the WGAN's critic sees: Σ count × entry of each element, rounded."""
-    most = values.shape[2]
-    amounts = np.rint(values @ np.arange(1, most + 1, dtype=np.float32)).astype(np.int64)  # (n, elements)
-    elements = (amounts > 0).sum(axis=1)
-    conditions = [elements == 0, (amounts > most).any(axis=1), elements == 1, elements > MAX_ELEMENTS]
-    reason = np.select(conditions, [REASONS.index(r) + 1 for r in (EMPTY, TOO_LARGE, ONE_ELEMENT, TOO_MANY)], 0)
-    return Draw(_from_amounts(amounts[reason == 0], numbers), reason)
+def sampled_matrices(values: NDArray[np.float32], chance: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Matrices of zeros and ones drawn from matrices of probabilities, at most one count for each element.
+
+    The sum over counts × vectors that the WGAN's critic judges is linear in the matrix, so that its mean over these
+    draws is what the critic saw (as long as an element's probabilities do not add up to more than one).
+
+    Args:
+        values: (n, elements, counts) probabilities.
+        chance: (n, elements) even random numbers between 0 and 1.
+    """
+    reached = np.cumsum(values / np.maximum(1.0, values.sum(axis=2, keepdims=True)), axis=2)
+    before = np.concatenate([np.zeros_like(reached[..., :1]), reached[..., :-1]], axis=2)
+    return ((before <= chance[..., None]) & (chance[..., None] < reached)).astype(np.float32)
 
 
 def _from_amounts(amounts: NDArray[np.int64], numbers: NDArray[np.int64]) -> Compositions:
@@ -97,7 +93,7 @@ class CompositionSampler:
     Args:
         network: WGAN or MatGAN; put into evaluation mode on the device.
         threshold: from which an entry of the matrix is a one.
-        decoding: see ``decode_matrices``.
+        decoding: ``threshold``, or ``sampled`` with the entries as probabilities (``sampled_matrices``).
         device: ``auto``, ``cpu`` or ``cuda``.
     """
 
@@ -117,12 +113,13 @@ class CompositionSampler:
         """Batches of ``n`` draws in all; batch k depends on ``seed`` and ``first`` + k only."""
         for batch, start in enumerate(range(0, n, BATCH)):
             size = min(BATCH, n - start)
-            noise = np.random.default_rng([seed, first + batch, 23]).standard_normal(
-                (BATCH, self.generator.noise_size), dtype=np.float32
-            )[:size]
+            random = np.random.default_rng([seed, first + batch, 23])
+            noise = random.standard_normal((BATCH, self.generator.noise_size), dtype=np.float32)[:size]
             with torch.inference_mode():
                 values = self.generator(torch.from_numpy(noise).to(self.device)).float().cpu().numpy()
-            yield decode_matrices(values, self.numbers, self.threshold, self.decoding)
+            if self.decoding == "sampled":
+                values = sampled_matrices(values, random.random((BATCH, len(self.numbers)), dtype=np.float32)[:size])
+            yield decode_matrices(values, self.numbers, self.threshold)
 
 
 @dataclass(frozen=True)
