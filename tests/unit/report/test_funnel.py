@@ -67,6 +67,14 @@ def test_picture_shows_every_number_and_escapes_reasons():
     assert ">3<" in picture and "&lt;i&gt;close" in picture and "<i>" not in picture
 
 
+def test_reasons_that_would_not_fit_are_summed_up():
+    step = row(CANDIDATE_STEPS[0].name, in_=60_000, out=0, rejected=60_000)
+    step.reasons = type(step.reasons)({"not charge-neutral": 30_000, "metals only": 29_000, "electronegativity": 1_000})
+    assert "30,000 not charge-neutral · 30,000 others<" in draw_funnel([step])
+    step.reasons = type(step.reasons)({"metals only": 59_000, "empty": 1_000})
+    assert "59,000 metals only · 1,000 empty<" in draw_funnel([step])
+
+
 def test_picture_of_an_empty_campaign():
     picture = draw_funnel([row(step.name) for step in CANDIDATE_STEPS], confirmed=0)
     assert picture.count(">0<") == len(CANDIDATE_STEPS) + 2

@@ -43,12 +43,9 @@ def build_composition_report(
     rounds = range(1, configuration.rounds + 1)
     rows = read_shortlist({n: folder / f"round_{n}/screen/compositions/shortlist.h5" for n in rounds})
     latest = folder / f"round_{configuration.rounds}/train/composition_scorer_held_out.h5"
-    content = common_summary(
-        configuration.campaign, funnel, read_versions(campaign_stores(configuration, folder)), costs
-    ) | {
-        "shortlist": rows,
-        "held_out": calibration(read_held_out(latest)),
-    }
+    results = {"shortlist": rows, "held_out": calibration(read_held_out(latest))}
+    versions = read_versions(campaign_stores(configuration, folder))
+    content = common_summary(configuration.campaign, funnel, results, versions, costs)
     report_progress(1, 3, "parts", "page", force=True)
     page = make_composition_page(configuration, folder, funnel=funnel, costs=costs, rows=rows, summary=content)
     report_progress(2, 3, "parts", "files", force=True)

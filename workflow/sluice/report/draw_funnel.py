@@ -11,6 +11,7 @@ from sluice.report.funnel import TITLES, FunnelRow
 _WIDTH, _ROW, _BAR = 1080, 52, 40
 _CENTER, _LARGEST = 480, 480  # middle and greatest width of the bars
 _RIGHT = 740  # where the reasons start
+_LONGEST = 52  # characters that fit from there on
 _TOP_COLOR, _END_COLOR = (37, 102, 168), (192, 138, 30)
 
 
@@ -28,7 +29,8 @@ def _reasons(row: FunnelRow, most: int = 2) -> str:
     common = sorted(row.reasons.items(), key=lambda item: (-item[1], item[0]))
     words = [f"{n:,} {text if len(text) <= 34 else text[:33] + '…'}" for text, n in common[:most]]
     rest = sum(n for _, n in common[most:])
-    return " · ".join(words) + (f" · {rest:,} others" if rest else "")
+    line = " · ".join(words) + (f" · {rest:,} others" if rest else "")
+    return _reasons(row, most - 1) if len(line) > _LONGEST and most > 1 else line
 
 
 def draw_funnel(rows: list[FunnelRow], confirmed: int | None = None) -> Markup:

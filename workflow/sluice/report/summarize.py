@@ -53,16 +53,19 @@ def make_summary(
 
     Everything but ``versions`` and ``cpu_seconds`` is the same whether or not the campaign was interrupted.
     """
-    found = common_summary(campaign, funnel, versions, costs)
     validated = [{key: row[key] for key in VALIDATED_KEYS} for row in rows]
-    return found | {"validated": validated, "filters_left_out": left_out}
+    results = {"validated": validated, "filters_left_out": left_out}
+    return common_summary(campaign, funnel, results, versions, costs)
 
 
-def common_summary(campaign: str, funnel: Funnel, versions: dict[str, str], costs: Costs) -> dict[str, Any]:
-    """What ``summary.json`` says of every campaign."""
+def common_summary(
+    campaign: str, funnel: Funnel, results: dict[str, Any], versions: dict[str, str], costs: Costs
+) -> dict[str, Any]:
+    """What ``summary.json`` says of every campaign, its results between the funnel and the versions."""
     return {
         "campaign": campaign,
         "funnel": [row.as_dict() for row in funnel.total()],
+        **results,
         "versions": versions,
         "cpu_seconds": {step: round(cost.cpu_seconds, 2) for step, cost in costs.steps.items()},
         "rounds": [{"round": n, "funnel": [row.as_dict() for row in rows]} for n, rows in funnel.rounds.items()],

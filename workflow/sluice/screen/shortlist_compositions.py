@@ -16,10 +16,10 @@ from sluice.step import report_progress, run_step
 from sluice.store import Chunk, Store, StoreWriter
 
 REVISION = 1
-TOO_HIGH = "predicted energy too high"
-TOO_UNSURE = "prediction too uncertain"
+TOO_HIGH = "energy too high"
+TOO_UNSURE = "too uncertain"
 ENOUGH_OF_SYSTEM = "enough of these elements"
-BELOW_CUT = "below the shortlist's cut"
+BELOW_CUT = "below the cut"
 ENERGY, DEVIATION = "predicted_formation_energy_ev_per_atom", "standard_deviation_ev_per_atom"
 
 
