@@ -54,8 +54,8 @@ def make_summary(
     Everything but ``versions`` and ``cpu_seconds`` is the same whether or not the campaign was interrupted.
     """
     validated = [{key: row[key] for key in VALIDATED_KEYS} for row in rows]
-    results = {"validated": validated, "filters_left_out": left_out}
-    return common_summary(campaign, funnel, results, versions, costs)
+    common = common_summary(campaign, funnel, {"validated": validated}, versions, costs)
+    return common | {"filters_left_out": left_out}
 
 
 def common_summary(
