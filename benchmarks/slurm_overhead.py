@@ -27,9 +27,10 @@ sys.path.insert(0, str(REPOSITORY / "tests" / "cluster"))
 from sluice_on_slurm import edited_profile
 from slurm_cluster import NODES, SlurmCluster, temporary_root
 
-# The script's own shell waits for everything below it, so that `times` knows the whole job.
+# The script's own shell waits for everything below it, so that `times` knows the whole job; not in a pipeline, whose
+# shell would know of nothing.
 SBATCH = """#!/bin/sh
-sed -e 's/^exec //' -e '$a code=$?; times | tail -n 1 >> {times}; exit $code' | {sbatch} "$@"
+sed -e 's/^exec //' -e '$a code=$?; times > {times}/$SLURM_JOB_ID; exit $code' | {sbatch} "$@"
 """
 
 
@@ -95,8 +96,9 @@ def seconds(text: str) -> float:
 def run_through_slurm(folder: Path, base: Path) -> Run:
     """Through a private SLURM, with the profile that users get."""
     config = write_config(folder, base)
-    times, tools = folder / "times.txt", folder / "bin"
-    tools.mkdir(exist_ok=True)
+    times, tools = folder / "times", folder / "bin"
+    for place in (times, tools):
+        place.mkdir(exist_ok=True)
     (tools / "sbatch").write_text(SBATCH.format(times=times, sbatch=shutil.which("sbatch")))
     (tools / "sbatch").chmod((tools / "sbatch").stat().st_mode | stat.S_IXUSR)
     profile = folder / "profile"
@@ -113,7 +115,8 @@ def run_through_slurm(folder: Path, base: Path) -> Run:
     finally:
         cluster.stop()
     jobs, steps = steps_of(config)
-    scripts = sum(seconds(word) for line in times.read_text().splitlines() for word in line.split())
+    # The second line is that of the shell's children.
+    scripts = sum(seconds(word) for path in times.iterdir() for word in path.read_text().splitlines()[1].split())
     return Run(wall, jobs, steps, scripts - steps, driver, daemons)
 
 
