@@ -85,12 +85,12 @@ test-cluster-smoke: install slurm
 	SLUICE_TEST_CLUSTER=1 pytest --durations=0 tests/cluster -m smoke $(CLUSTER_TESTS)
 
 # Random kills of a small campaign, resumed and compared with an undisturbed one; KILLS=200 takes an hour or more.
-# CHAOS=FOLDER keeps what happened there, and goes on with it if the test was stopped.
+# ROUNDS=1 makes the campaign half as long. CHAOS=FOLDER keeps what happened there, and goes on with it if the test was stopped.
 KILLS ?= 5
 SEED ?= 67
 test-chaos: install programs
 	@folder=$(CHAOS); [ -n "$$folder" ] || folder=$$(mktemp -d /tmp/sluice-chaos.XXXXXX); \
-	python tests/chaos/chaos.py $$folder --kills $(KILLS) --seed $(SEED) $(if $(PAGE),--page $(PAGE)) \
+	python tests/chaos/chaos.py $$folder --kills $(KILLS) --seed $(SEED) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(PAGE),--page $(PAGE)) \
 	    || { echo "see $$folder"; exit 1; }; \
 	[ -n "$(CHAOS)" ] || rm -rf $$folder
 

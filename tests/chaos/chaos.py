@@ -1,6 +1,6 @@
 """Kill a campaign at random until it has been killed so often, resume it each time, compare it with an undisturbed one.
 
-    python tests/chaos/chaos.py FOLDER [--kills 200] [--seed 1] [--page docs/experiments/chaos.md]
+    python tests/chaos/chaos.py FOLDER [--kills 200] [--seed 1] [--rounds 1] [--page docs/experiments/chaos.md]
 
 Victims, moments and targets are drawn from the seed. A campaign that is through is compared and the next one begins,
 until the number of kills is reached. FOLDER/tally.json holds all that happened; the test itself may be stopped and
@@ -264,16 +264,18 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--config", type=Path, default=Path(__file__).with_name("campaign.yaml"))
+    parser.add_argument("--rounds", type=int, help="of the campaign; else what the configuration says")
     parser.add_argument("--page", type=Path, help="write the tally as a page of Markdown")
     options = parser.parse_args()
     folder = options.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     tally = Tally(folder / "tally.json", options.seed)
-    undisturbed = write_config(folder / "undisturbed", options.config)
+    changes = {} if options.rounds is None else {"rounds": options.rounds}
+    undisturbed = write_config(folder / "undisturbed", options.config, **changes)
     run_undisturbed(undisturbed, tally)
     while tally.kills < options.kills:
         entry = next_entry(tally)
-        config = write_config(folder / f"campaign-{entry['number']}", options.config)
+        config = write_config(folder / f"campaign-{entry['number']}", options.config, **changes)
         clear_leftovers(config)
         wanted = min(KILLS_PER_CAMPAIGN, options.kills - tally.kills + len(entry["kills"]))
         chaos = Chaos(config, entry, tally, wanted=wanted, seconds=job_seconds(undisturbed))
