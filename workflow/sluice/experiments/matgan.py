@@ -19,7 +19,7 @@ from sluice.experiments.folders import read_metrics
 from sluice.experiments.results import learning_curve, row_of, summarize
 
 # CPU seconds, measured on one thread: a critic step with one composition without and with the gradient penalty, a
-# generator step with one, each at full width and at a quarter of it; a draw with its checks, estimated.
+# generator step with one, by width; a draw with its checks, estimated.
 COST = {1.0: (1.5e-2, 3.0e-2, 1.2e-2), 0.5: (5.0e-3, 9.9e-3, 3.8e-3), 0.25: (1.8e-3, 3.8e-3, 1.5e-3)}
 DRAW_S = 1e-3
 TABLE = "default"  # of oxidation states, also for the choice of the training formulas

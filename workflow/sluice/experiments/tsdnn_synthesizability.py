@@ -16,8 +16,8 @@ from sluice.experiments.results import learning_curve, metric_of, row_of, summar
 from sluice.experiments.tsdnn_settings import GraphSettings, TsdnnTraining
 from sluice.experiments.tsdnn_synthesizability_runs import read_scores
 
-# CPU seconds on one thread: a labelled row in a step of TSDNN, a row of one bag, a graph; and rows of at most so many
-# atoms for each cut of max_atoms.
+# CPU seconds on one thread, estimated: a labelled row in a step of TSDNN (7e-3 were measured without validation), a row
+# of one bag, a graph; and rows of at most so many atoms for each cut of max_atoms.
 TSDNN_ROW, BAG_ROW, GRAPH = 9e-3, 1.6e-3, 1.2e-3
 PAPER_TPR, PAPER_PU_TPR = 0.979, 0.879  # arXiv; the published abstract says .929 for TSDNN
 PAPER_SHARES = {"time": 0.9165, "elements": 0.727}  # from the authors' stored predictions
