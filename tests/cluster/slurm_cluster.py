@@ -117,6 +117,7 @@ class SlurmCluster:
         self.root = root
         self.host = socket.gethostname().split(".")[0]
         self._children: list[subprocess.Popen[bytes]] = []
+        self._controller_starts, self._first_job_id = 0, 1
 
     @property
     def environment(self) -> dict[str, str]:
@@ -211,6 +212,7 @@ class SlurmCluster:
         """Start slurmctld; with ``forget_jobs`` it comes up without its saved state."""
         if not self.alive("slurmctld"):
             self._spawn("slurmctld", "-D", *(["-c"] if forget_jobs else []))
+            self._controller_starts += 1
         wait_until(self.controller_answers, 30, "slurmctld answers")
 
     def kill_controller(self) -> None:
@@ -277,6 +279,28 @@ class SlurmCluster:
             self.run("scontrol", "update", f"nodename={node}", "state=resume")
         wait_until(lambda: self.nodes_up() == len(NODES), 60, "all nodes up again")
         wait_until(lambda: not self.run("squeue", "-h").stdout.strip(), 60, "no jobs left")
+        if self._controller_starts > 1:
+            self._skip_job_ids()
+
+    def _skip_job_ids(self) -> None:
+        """Restart slurmctld beyond all ids that it may have given and forgotten: nodes refuse them a second time."""
+        self._first_job_id += 1000
+        conf = self.root / "slurm.conf"
+        lines = [line for line in conf.read_text().splitlines() if not line.startswith("FirstJobId=")]
+        conf.write_text("\n".join([f"FirstJobId={self._first_job_id}", *lines, ""]))
+        self._end("slurmctld")
+        self.start_controller()
+        wait_until(lambda: self.nodes_up() == len(NODES), 60, "all nodes up again")
+        self._controller_starts = 1
+
+    def _end(self, name: str) -> None:
+        """Ask a daemon to end; kill it if it does not."""
+        process = self.process(name)
+        if process is not None:
+            process.send_signal(signal.SIGTERM)
+            with suppress(psutil.Error):
+                process.wait(timeout=5)
+            self._kill(name)
 
     def stop(self) -> None:
         """Stop all daemons of this directory and what runs under them, then remove the directory."""
@@ -286,13 +310,7 @@ class SlurmCluster:
         for node in NODES:
             self._kill_steps(self.root / "spool" / node)
         for name in (*(f"slurmd.{node}" for node in NODES), "slurmctld", "munged"):
-            process = self.process(name)
-            if process is None:
-                continue
-            process.send_signal(signal.SIGTERM)
-            with suppress(psutil.Error):
-                process.wait(timeout=5)
-            self._kill(name)
+            self._end(name)
         for child in self._children:
             child.wait(timeout=10)
         shutil.rmtree(self.root, ignore_errors=True)

@@ -111,6 +111,8 @@ def test_held_job_is_an_error_in_words(campaign):
 @pytest.mark.smoke
 def test_job_that_can_never_start_is_an_error_in_words(campaign, slurm):
     failed = slurm.run("sbatch", "--parsable", "--output=/dev/null", "--wrap", "false").stdout.strip()
+    states = ("squeue", "--noheader", "--states=all", "--format=%T", f"--jobs={failed}")
+    wait_until(lambda: slurm.run(*states).stdout.strip() == "FAILED", 30, f"job {failed} fails")
     extra = f"--dependency=afterok:{failed}"
     campaign.write(["a"], "nap", "--seconds 1", f'mem_mb=400, runtime=3, slurm_extra="{extra}"')
     driver = campaign.start()
