@@ -61,8 +61,9 @@ dry-runs: install
 	done
 
 # Two files of tests at a time; PYTEST= for one after the other.
-PYTEST ?= -n 2 --dist loadfile
-test: install programs lint dry-runs
+PYTEST ?= -n 2 --dist loadfile --no-loadscope-reorder
+test: install programs
+	@$(MAKE) --no-print-directory --jobs 2 lint dry-runs
 	pytest $(PYTEST)
 
 slurm:
@@ -96,6 +97,7 @@ test-chaos: install programs
 
 # Hours: every test, all faults of the cluster, 200 kills, whose tally is a page of the documentation.
 test-long: test
+	pytest $(PYTEST) -m long
 	$(MAKE) test-cluster
 	$(MAKE) test-chaos KILLS=200 SEED=1 PAGE=docs/experiments/chaos.md
 

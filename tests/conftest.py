@@ -32,3 +32,8 @@ def sluice_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("SLUICE_DATA is not set: no reference data here")
     return Path(folder)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole runs of the workflow come first: they take longest, and two workers should end together."""
+    items.sort(key=lambda item: (item.path.name != "test_campaign.py", item.path.parent.name != "workflow"))

@@ -189,6 +189,7 @@ def locks(workdir: Path) -> list[tuple[str, str]]:
     return sorted((p.name, p.read_text()) for p in folder.iterdir()) if folder.is_dir() else []
 
 
+@pytest.mark.long
 def test_two_campaigns_at_once_do_not_touch_each_other(tmp_path, undisturbed):
     """One is killed and unlocked again while the other one runs."""
     configs, workdirs = {}, {}

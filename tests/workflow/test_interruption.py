@@ -64,7 +64,9 @@ def test_second_driver_is_refused_and_changes_nothing(tmp_path):
         assert not (workdir / "config.yaml").exists() and not (workdir / "attempts.jsonl").exists()
 
 
-@pytest.mark.parametrize("how", ["driver", "group", "interrupt"])
+@pytest.mark.parametrize(
+    "how", [pytest.param("driver", marks=pytest.mark.long), pytest.param("group", marks=pytest.mark.long), "interrupt"]
+)
 def test_resume_goes_on(how, undisturbed, tmp_path):
     config = write_config(tmp_path, **SMALL)
     workdir = tmp_path / "results" / "small"

@@ -28,6 +28,7 @@ def attempts(folder):
     return read_attempts(folder / ATTEMPTS_FILE)
 
 
+@pytest.mark.long
 def test_killed_experiment_goes_on_and_repeats_nothing(tmp_path):
     write_hea_data(tmp_path / "data" / "hea_dvae")
     environment = os.environ | {"SLUICE_DATA": str(tmp_path / "data")}

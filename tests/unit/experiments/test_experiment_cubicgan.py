@@ -73,6 +73,7 @@ def test_equal_distributions_have_no_distance():
 
 
 @NEEDS_DATA
+@pytest.mark.long
 def test_from_the_data_to_the_table(tmp_path):
     config = CubicGanConfig(
         experiment="cubicgan",

@@ -86,6 +86,7 @@ class Interrupted(GraphLearner):
         return super().step(index, progress)
 
 
+@pytest.mark.long
 def test_interrupted_and_resumed_on_two_is_equal_to_the_bit(data, tmp_path):
     how = {"batch_size": 26, "devices": "2", "checkpoint_minutes": 60}
     whole, first, second = learner(data), learner(data, kind=Interrupted), learner(data)

@@ -138,6 +138,7 @@ def programs_or_skip() -> None:
 @pytest.mark.dft
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:cd is deprecated:FutureWarning")  # monty, by jobflow
+@pytest.mark.long
 def test_the_stage_with_real_calculations(tmp_path: Path) -> None:
     programs_or_skip()
     caesium_chloride = Structure.from_spacegroup(

@@ -35,6 +35,7 @@ def run(emulator: Emulator, structure: Structure, where: Path, queue: Queue | No
     )
 
 
+@pytest.mark.long
 def test_sent_flow_gives_what_a_local_one_gives(
     emulator: Emulator, halite: Structure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, potcars: Path
 ) -> None:
