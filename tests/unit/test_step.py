@@ -84,7 +84,7 @@ STEP = """
     import os, subprocess, sys, time
     from pathlib import Path
     from sluice.errors import BadDataError
-    from sluice.step import Continue, add_gpu_seconds, report_progress, run_step, track
+    from sluice.step import Continue, add_foreign_cpu_seconds, add_gpu_seconds, report_progress, run_step, track
 
     def work(*, what: str, out: Path | None = None) -> None:
         '''Work.'''
@@ -97,6 +97,7 @@ STEP = """
             raise Continue("5 of 10 epochs")
         if what == "gpu":
             add_gpu_seconds(2.5)
+            add_foreign_cpu_seconds(1000.0)
             for _ in track(range(4), "four"):
                 pass
         if what == "burn":
@@ -164,7 +165,8 @@ def test_costs_and_progress(run, tmp_path):
     run("--what", "gpu")
     assert attempts(tmp_path)[0].gpu_seconds == 2.5
     assert attempts(tmp_path)[0].progress == {"done": 4, "total": 4, "unit": "items", "message": "four"}
-    plain = attempts(tmp_path)[0].cpu_seconds
+    plain = attempts(tmp_path)[0].cpu_seconds - 1000
+    assert 0 < plain < 500, "programs that are no children count too"
     run("--what", "burn")
     assert attempts(tmp_path)[1].cpu_seconds > plain, "CPU time of children does not count"
 

@@ -37,6 +37,7 @@ CONTINUE_EXIT_CODE = 75  # EX_TEMPFAIL: saved its state, wants to be started aga
 
 _recorder: Recorder | None = None
 _gpu_seconds = 0.0
+_foreign_cpu_seconds = 0.0
 
 
 class Continue(Exception):
@@ -56,6 +57,18 @@ def add_gpu_seconds(seconds: float) -> None:
     """Count GPU time towards this attempt."""
     global _gpu_seconds
     _gpu_seconds += seconds
+
+
+def children_cpu_seconds() -> float:
+    """CPU time of this process's children that have ended, s."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return children.ru_utime + children.ru_stime
+
+
+def add_foreign_cpu_seconds(seconds: float) -> None:
+    """Count CPU time of programs that are not children of this process, as what srun starts, towards this attempt."""
+    global _foreign_cpu_seconds
+    _foreign_cpu_seconds += max(0.0, seconds)
 
 
 def current_recorder() -> Recorder | None:
@@ -162,7 +175,7 @@ def _watch_driver() -> None:
 def _costs() -> dict[str, float]:
     own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
     return {
-        "cpu_seconds": own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime,
+        "cpu_seconds": own.ru_utime + own.ru_stime + children_cpu_seconds() + _foreign_cpu_seconds,
         "gpu_seconds": _gpu_seconds,
         "max_rss_mb": max(own.ru_maxrss, children.ru_maxrss) / 1024,
     }

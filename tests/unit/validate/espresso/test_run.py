@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from espresso_stand_ins import WARNINGS, copy_case, make_player, silicon
+from espresso_stand_ins import DATA, WARNINGS, copy_case, make_player, silicon
 from pymatgen.core import Lattice, Structure
 
 from sluice.errors import MissingProgramError, SluiceError
@@ -109,6 +109,19 @@ def test_success_at_the_first_attempt(prepared, tmp_path):
     history = History(prepared)
     assert (history.starts, history.failures, history.continuations) == (1, 0, 0)
     assert history.exit_code() == 0
+
+
+def test_time_of_ranks_that_are_no_children_is_counted(prepared, tmp_path, monkeypatch):
+    printed = (DATA / "done" / "pw.out").read_text().replace("0.20s CPU", "1m40.00s CPU")
+    (tmp_path / "printed").write_text(printed)
+    player = tmp_path / "pw-elsewhere"
+    player.write_text(f"#!/bin/sh\nexec cat {tmp_path}/printed\n")
+    player.chmod(0o755)
+    counted = []
+    monkeypatch.setattr("sluice.validate.espresso.run.add_foreign_cpu_seconds", counted.append)
+    assert run_espresso(prepared, launch=Launch("", 2, str(player)), **TINY) is None
+    assert History(prepared).total("cpu_seconds") == pytest.approx(200)
+    assert 190 < sum(counted) <= 200
 
 
 def test_a_failed_scf_is_mended_and_every_attempt_recorded(prepared, tmp_path):

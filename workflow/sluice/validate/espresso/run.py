@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import fcntl
 import os
-import resource
 import shlex
 import shutil
 import signal
@@ -24,7 +23,7 @@ from custodian.custodian import CustodianError, Job
 from pymatgen.core import Element, Structure
 
 from sluice.errors import MissingProgramError, SluiceError
-from sluice.step import Continue
+from sluice.step import Continue, add_foreign_cpu_seconds, children_cpu_seconds
 from sluice.task_claims import check_claim
 from sluice.time_limit import seconds_left, warned
 from sluice.validate.espresso.history import History
@@ -185,7 +184,7 @@ def _wait(process: subprocess.Popen[bytes], here: Path) -> float:
     Raises:
         Continue: if it is told to stop and does not do so in time.
     """
-    before, seen, rest, path = resource.getrusage(resource.RUSAGE_CHILDREN), 0.0, 0.05, here / CPU_FILE
+    before, seen, rest, path = children_cpu_seconds(), 0.0, 0.05, here / CPU_FILE
     path.unlink(missing_ok=True)
     while True:
         try:
@@ -207,8 +206,7 @@ def _wait(process: subprocess.Popen[bytes], here: Path) -> float:
                 seen = max(seen, sum(t.user + t.system for t in times))
                 path.write_text(f"{seen:.2f}", encoding="utf-8")
     path.unlink(missing_ok=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return max(seen, (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime))
+    return max(seen, children_cpu_seconds() - before)
 
 
 def _read_cpu(path: Path) -> float:
@@ -274,7 +272,7 @@ class EspressoJob(Job):
             if (here / name).exists():
                 (here / name).replace(here / f"{name}.{history.starts}")
         Path(inputs.namelists["control"]["outdir"]).mkdir(parents=True, exist_ok=True)
-        began = time.time()
+        began, before = time.time(), children_cpu_seconds()
         with (here / OUTPUT_FILE).open("wb") as out, (here / ERROR_FILE).open("wb") as err:
             words = self.launch.words(inputs.flags)
             history.add("start", command=shlex.join(words), number=history.starts + 1)
@@ -290,12 +288,14 @@ class EspressoJob(Job):
                 raise
         check_claim(here)
         output = read_output(here / OUTPUT_FILE, inputs.structure)
+        # Ranks that srun started are not in our process tree; then pw.x's own figure counts.
+        spent = max(own, output.cpu_seconds * self.launch.ranks)
+        add_foreign_cpu_seconds(spent - (children_cpu_seconds() - before))
         history.add(
             "end",
             exit_code=process.returncode,
             wall_seconds=round(time.time() - began, 2),
-            # Ranks that srun started are not in our process tree; then pw.x's own figure counts.
-            cpu_seconds=round(max(own, output.cpu_seconds * self.launch.ranks), 2),
+            cpu_seconds=round(spent, 2),
             energies_ev=list(output.energies_ev),
             n_iterations=output.n_iterations,
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import resource
 import shutil
 import time
 import warnings
@@ -19,7 +18,7 @@ from pymatgen.core import Structure
 from pymatgen.io.vasp.inputs import Incar, Poscar
 from pymatgen.io.vasp.sets import get_vasprun_outcar
 
-from sluice.step import Continue
+from sluice.step import Continue, add_foreign_cpu_seconds, children_cpu_seconds
 from sluice.task_claims import ClaimLostError, check_claim, end_leftovers
 from sluice.time_limit import warned
 from sluice.validate.espresso.history import History
@@ -138,14 +137,14 @@ def prepare(job: Job, store: JobStore, restart: Restart | None) -> Job:
 def _costs(history: History, **first: Any) -> Iterator[dict[str, Any]]:
     """Write a start and, unless the process dies, an end with the costs and what the block notes."""
     history.add("start", number=history.starts + 1, **first)
-    began, before = time.time(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    began, before = time.time(), children_cpu_seconds()
     notes: dict[str, Any] = {"exit_code": None}
     try:
         yield notes
     finally:
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        own = (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime)
+        own = children_cpu_seconds() - before
         spent = max(own, notes.pop("cpu_seconds", 0.0))
+        add_foreign_cpu_seconds(spent - own)
         history.add("end", wall_seconds=round(time.time() - began, 2), cpu_seconds=round(spent, 2), **notes)
 
 
