@@ -81,6 +81,16 @@ def test_folder_of_cifs_with_a_broken_one(model_file, crystals, scores, tmp_path
     assert "broken" in capsys.readouterr().err
 
 
+def test_an_element_without_features_has_no_score(model_file, crystals, scores, tmp_path):
+    frames = [crystals.ase_atoms(i) for i in range(len(crystals))]
+    frames[1].numbers[0] = 104
+    ase.io.write(tmp_path / "heavy.extxyz", frames)
+    score_input(model_file, tmp_path / "heavy.extxyz", tmp_path / "a.csv", "cpu")
+    rows = read(tmp_path / "a.csv")
+    assert (rows[1]["score"], rows[1]["reason"]) == ("", "element beyond Lr")
+    np.testing.assert_allclose([float(row["score"]) for row in rows if row["score"]], np.delete(scores, 1), atol=1e-4)
+
+
 def test_extxyz_and_store(model_file, crystals, scores, tmp_path):
     frames = [crystals.ase_atoms(i) for i in range(len(crystals))]
     ase.io.write(tmp_path / "many.extxyz", frames)

@@ -21,6 +21,7 @@ from sluice.chemistry.read_crystals import Reading, read_crystals
 from sluice.crystals import Crystals
 from sluice.errors import BadDataError
 from sluice.models.devices import pick_device
+from sluice.models.element_features import MAX_Z
 from sluice.models.formula_scoring import FORMULA_SCORERS, score_formula_file
 from sluice.models.graphs import prepare_graphs, usable
 from sluice.models.layers import GraphNetwork
@@ -32,11 +33,12 @@ CHUNK = 2000  # crystals whose graphs are held at a time
 ATOMS_PER_BATCH = 4096
 MIN_DISTANCE = 0.5  # Å; closer atoms count as overlapping in a user's files
 NO_GRAPH = "no usable cell"
+NO_FEATURES = "element beyond Lr"
 SHOWN = 20  # bad crystals that are named on standard error
 
 
 def score_crystals(model: Model, crystals: Crystals, device: str = "auto") -> NDArray[np.float64]:
-    """(n,) score of each crystal; NaN for those without a usable cell.
+    """(n,) score of each crystal; NaN for those without a usable cell or with an element beyond Lr (no features).
 
     A crystal's score does not depend on the others beside it, except for rounding.
 
@@ -51,7 +53,7 @@ def score_crystals(model: Model, crystals: Crystals, device: str = "auto") -> ND
     scores = np.full(len(crystals), np.nan)
     for start in range(0, len(crystals), CHUNK):
         part = crystals[start : start + CHUNK]
-        good = np.flatnonzero(usable(part))
+        good = np.flatnonzero(usable(part) & ~_beyond_features(part))
         if len(good) == 0:
             continue
         graphs = prepare_graphs(part[good], neighbours=network.neighbours, cutoff=network.cutoff, scale=network.scale)
@@ -65,6 +67,12 @@ def score_crystals(model: Model, crystals: Crystals, device: str = "auto") -> ND
                 values.append(torch.sigmoid(output) if model.task == "classification" else output)
         scores[start + good] = torch.cat(values).numpy()
     return scores
+
+
+def _beyond_features(crystals: Crystals) -> NDArray[np.bool_]:
+    """(n,) whether a crystal holds an element beyond ``MAX_Z``."""
+    rows = np.repeat(np.arange(len(crystals)), crystals.n_atoms)
+    return np.bincount(rows[crystals.numbers > MAX_Z], minlength=len(crystals)) > 0
 
 
 def score_input(model_path: Path, input_path: Path, output: Path, device: str = "auto") -> None:
@@ -125,4 +133,7 @@ def _score_readings(model: Model, readings: list[Reading], device: str) -> Itera
     scores = iter(score_crystals(model, Crystals.concatenate(crystals), device).tolist())
     for reading in readings:
         value = np.nan if reading.crystal is None else next(scores)
-        yield reading, value, reading.reason or (NO_GRAPH if np.isnan(value) else "")
+        reason = reading.reason
+        if not reason and reading.crystal is not None and np.isnan(value):
+            reason = NO_FEATURES if _beyond_features(reading.crystal).any() else NO_GRAPH
+        yield reading, value, reason
