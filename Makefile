@@ -68,21 +68,23 @@ test: install programs
 
 slurm:
 	@export PATH=$$PATH:/usr/sbin; \
-	if (command -v slurmctld && command -v slurmd && command -v sbatch && command -v munged) >/dev/null; then :; \
+	if (command -v slurmctld && command -v slurmd && command -v sbatch && command -v munged) >/dev/null && \
+	    ! { command -v apt-get >/dev/null && [ -z "$$(find /usr/lib /usr/local/lib -name libpmix.so -print -quit)" ]; }; then :; \
 	elif [ "$(ROOT)" = 0 ] && command -v apt-get >/dev/null; then \
 	    echo "installing SLURM"; \
 	    apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends \
 	        slurmctld slurmd slurm-client munge libpmix-dev >/dev/null; \
 	else \
-	    echo "SLURM is missing: apt-get install --no-install-recommends slurmctld slurmd slurm-client munge"; exit 1; \
+	    echo "SLURM is missing: apt-get install --no-install-recommends slurmctld slurmd slurm-client munge libpmix-dev"; \
+	    exit 1; \
 	fi
 
 # A private SLURM under /tmp, the tests that break it, and its end. CLUSTER_TESTS='-m "not slow"' for the short ones.
-test-cluster: install slurm
+test-cluster: install programs slurm
 	SLUICE_TEST_CLUSTER=1 pytest --durations=0 tests/cluster $(CLUSTER_TESTS)
 
 # The short selection: one test for each kind of fault that needs no time limit to run out.
-test-cluster-smoke: install slurm
+test-cluster-smoke: install programs slurm
 	SLUICE_TEST_CLUSTER=1 pytest --durations=0 tests/cluster -m smoke $(CLUSTER_TESTS)
 
 # Random kills of a small campaign, resumed and compared with an undisturbed one; KILLS=200 takes an hour or more.

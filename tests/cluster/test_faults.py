@@ -63,6 +63,8 @@ def test_controller_killed_at_launch(campaign, slurm):
     slurm.start_controller()
     assert driver.wait(240) == 0, driver.text()
     assert outputs(campaign, "a", "b", "c") == [True] * 3
+    assert "Error in rule" not in driver.text(), "what SLURM lost is no failure of a step"
+    assert len(campaign.starts()) <= 6, "submitted again once at most"
 
 
 def test_controller_away_at_submission(campaign, slurm):

@@ -1,11 +1,13 @@
 """How the SLURM executor reads the queue and recognizes its jobs. Needs no SLURM."""
 
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import yaml
 
+from snakemake_executor_plugin_sluice import Executor, slurm_queue, watching
 from snakemake_executor_plugin_sluice.identity import JobIdentity, campaign_name, identify
 from snakemake_executor_plugin_sluice.settings import ExecutorSettings
 from snakemake_executor_plugin_sluice.slurm_queue import (
@@ -16,6 +18,7 @@ from snakemake_executor_plugin_sluice.slurm_queue import (
     repair_reason,
     stuck_reason,
 )
+from snakemake_executor_plugin_sluice.watching import Watched
 
 PROFILE = Path(__file__).parents[2] / "profiles" / "slurm" / "config.yaml"
 
@@ -42,6 +45,9 @@ class Job:
         ("PENDING", "JobHeldUser", Fate.STUCK),
         ("PENDING", "launch failed requeued held", Fate.STUCK),
         ("PENDING", "DependencyNeverSatisfied", Fate.STUCK),
+        ("PENDING", "AssocGrpCPUMinutesLimit", Fate.WAITS),
+        ("PENDING", "AssocMaxGRESPerJob", Fate.STUCK),
+        ("PENDING", "QOSMaxCpuMinutesPerJobLimit", Fate.STUCK),
         ("RUNNING", "None", Fate.WAITS),
         ("COMPLETING", "None", Fate.WAITS),
         ("COMPLETED", "None", Fate.DONE),
@@ -62,6 +68,27 @@ def test_a_reason_is_told_in_words():
     assert stuck_reason("BeginTime") is None
     assert "down" in repair_reason("ReqNodeNotAvail, UnavailableNodes:n1")
     assert repair_reason("Resources") is None
+    assert repair_reason("AssocGrpCpuLimit") is None, "its other jobs end some day"
+    for reason in ("AssocGrpCPUMinutesLimit", "AssocGrpBillingMinutes", "AssocGrpGRESMinutes"):
+        assert "hours of your account are used up" in repair_reason(reason)
+    assert "quality of service" in repair_reason("QOSGrpCPUMinutesLimit")
+
+
+def test_a_job_that_only_the_accounting_still_runs_counts_as_lost(monkeypatch):
+    watcher, said, lost = object.__new__(Executor), [], []
+    watcher.settings = SimpleNamespace(hold_seconds=0.3)
+    watcher.logger = SimpleNamespace(warning=said.append)
+    monkeypatch.setattr(watcher, "_last_word", lambda _: None, raising=False)
+    monkeypatch.setattr(watcher, "_submit_lost", lambda _, words: lost.append(words), raising=False)
+    monkeypatch.setattr(watching, "outputs_newer", lambda *_: False)
+    monkeypatch.setattr(slurm_queue, "ask_accounting", lambda _: ("RUNNING", "0:0"))
+    watched = Watched(SimpleNamespace(external_jobid="7", job=None), SimpleNamespace(label="work_a"), 0.0)
+    for _ in range(3):
+        assert not watcher._settle_vanished(watched, ask=True)
+    assert len(said) == 1 and "RUNNING in the accounting" in said[0]
+    time.sleep(0.4)
+    assert watcher._settle_vanished(watched, ask=True)
+    assert len(lost) == 1 and "does not know it any more" in lost[0]
 
 
 def test_squeue_rows_of_other_campaigns_are_passed_over():

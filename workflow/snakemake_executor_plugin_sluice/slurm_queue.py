@@ -46,6 +46,10 @@ STUCK_REASONS = {
     "invalidqos": "the quality of service is not valid (set sluice-qos)",
     "accountnotallowed": "the partition does not take this account",
     "qosnotallowed": "the partition or account does not take this quality of service",
+    "assocmaxcpuminutesperjob": "it asks for more core minutes than your account may use in a job",
+    "assocmaxgresperjob": "it asks for more GPUs than your account may use in a job",
+    "qosmaxcpuminutesperjob": "it asks for more core minutes than the quality of service gives a job",
+    "qosmaxgresperjob": "it asks for more GPUs than the quality of service gives a job",
     "assocmaxwalldurationperjoblimit": "its run time is above your account's limit",
     "assocmaxcpuperjoblimit": "it asks for more cores than your account may use in a job",
     "assocmaxmemperjob": "it asks for more memory than your account may use in a job",
@@ -63,6 +67,11 @@ REPAIR_REASONS = {
     "partitiondown": "its partition is down",
     "partitioninactive": "its partition is inactive",
     "reservationdeleted": "its reservation is gone",
+    **{
+        f"{whose}grp{what}minutes": f"the hours of your {owner} are used up"
+        for whose, owner in (("assoc", "account"), ("qos", "quality of service"))
+        for what in ("cpu", "mem", "gres", "billing", "energy")
+    },
 }
 
 

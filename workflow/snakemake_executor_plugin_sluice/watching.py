@@ -35,6 +35,7 @@ class Watched:
     identity: JobIdentity
     submitted: float
     missed: int = 0
+    missing_since: float | None = None
     stuck_since: float | None = None
 
 
@@ -141,7 +142,7 @@ class Watcher(SlurmExecutor):
         if queued is None or given_again:
             watched.missed += 1
             return watched.missed >= MISSED_POLLS and self._settle_vanished(watched, ask=not given_again)
-        watched.missed = 0
+        watched.missed, watched.missing_since = 0, None
         if queued.fate is Fate.WAITS:
             watched.stuck_since = None
             self._tell_of_repair(watched, queued)
@@ -191,7 +192,18 @@ class Watcher(SlurmExecutor):
                 self._succeed(watched)
             elif fate is not Fate.WAITS:
                 self._settle_ended(watched, accounted[0], fate, "")
-            return fate is not Fate.WAITS
+            if fate is not Fate.WAITS:
+                return True
+            # accounting keeps such rows for ever ("runaway jobs") if slurmctld has lost its state
+            now = time.monotonic()
+            if watched.missing_since is None:
+                watched.missing_since = now
+                self.logger.warning(
+                    f"SLURM job {job_id} ({watched.identity.label}) is gone from the queue, but {accounted[0]} in the"
+                    f" accounting; it counts as lost in {self.settings.hold_seconds:.0f} s."
+                )
+            if now - watched.missing_since < self.settings.hold_seconds:
+                return False
         word = self._last_word(watched)
         if outputs_newer(watched.info.job, watched.submitted) and (word is None or word.finished):
             self.logger.info(f"SLURM has forgotten job {job_id} ({watched.identity.label}), but its outputs are there.")

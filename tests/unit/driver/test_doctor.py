@@ -65,6 +65,8 @@ def test_everything_missing_is_one_message(bare):
 def test_program_by_path(bare, tmp_path):
     program = executable(tmp_path / "elsewhere", "my-pw.x")
     assert doctor.check_code(configured(validate={"command": str(program)})).found == str(program)
+    in_a_container = configured(validate={"command": f"{program} exec image.sif pw.x"})
+    assert doctor.check_code(in_a_container).found == str(program)
     program.chmod(0o644)
     assert doctor.check_code(configured(validate={"command": str(program)})).ok is False
 

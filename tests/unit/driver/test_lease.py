@@ -10,6 +10,7 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from sluice.attempts import process_start
@@ -36,6 +37,13 @@ def test_taken_and_given_back(tmp_path):
         assert holder.driver == f"{holder.host}:{holder.pid}:{holder.start}"
         assert lease.previous is None
     assert read_lease(tmp_path / "campaign") is None
+
+
+def test_the_holder_is_described_with_the_time_of_its_start():
+    words = somebody().describe()
+    started = time.mktime(time.strptime(words.partition("started ")[2], "%Y-%m-%d %H:%M:%S"))
+    assert abs(started - psutil.Process().create_time()) < 5
+    assert "started" not in somebody(host="elsewhere").describe(), "ticks of another machine say nothing here"
 
 
 def test_given_back_after_an_error(tmp_path):

@@ -143,6 +143,16 @@ def test_where_requeueing_is_not_allowed_the_successor_resumes(tmp_path, monkeyp
     assert asked[0][3:5] == (["resume", job.workdir] if successor else ["run", job.config])
 
 
+def test_it_asks_again_while_slurm_is_away(tmp_path, monkeypatch, job):
+    monkeypatch.setenv("SLURM_JOB_ID", "5")
+    monkeypatch.setattr("sluice.driver.submit.REQUEUE_WAIT_S", 0.01)
+    count = f"echo x >> {tmp_path}/asked; [ $(wc -l < {tmp_path}/asked) -ge 3 ] ||"
+    program(tmp_path, monkeypatch, "scontrol", "echo 'Unable to contact slurm controller' >&2; exit 1")
+    program(tmp_path, monkeypatch, "sbatch", f"cat > /dev/null; {count} exit 1; echo 6")
+    assert _requeue(job) == 0
+    assert (tmp_path / "asked").read_text().count("x") == 3
+
+
 def test_a_requeued_driver_takes_its_own_lease_over(tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "5")
     with Lease(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -68,8 +69,9 @@ def check_gpu(config: Config) -> Check:
 
 
 def find_program(command: str) -> str | None:
-    """Absolute path of a program given by name or path."""
-    return shutil.which(str(Path(command).expanduser()) if command.startswith("~") else command)
+    """Absolute path of a program given by name or path, of the first one where words follow."""
+    program = next(iter(shlex.split(command)), "")
+    return shutil.which(str(Path(program).expanduser()) if program.startswith("~") else program)
 
 
 def check_code(config: Config) -> Check:

@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
+import psutil
+
 from sluice.attempts import is_running, process_start
 from sluice.driver.processes import slurm_job_lives
 from sluice.errors import LeaseError
@@ -31,7 +33,7 @@ STALE_SECONDS = 120.0  # a heartbeat this old is looked at twice, then its lease
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a campaign: host, process and its start (seconds since the epoch), SLURM job, number of heartbeats."""
+    """Who holds a campaign: host, process and its start (ticks since boot), SLURM job, number of heartbeats."""
 
     host: str
     pid: int
@@ -49,8 +51,11 @@ class Holder:
     def describe(self) -> str:
         """The holder in words."""
         job = f", SLURM job {self.slurm_job}" if self.slurm_job else ""
-        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.start))
-        return f"process {self.pid} on {self.host}{job}, started {since}"
+        text = f"process {self.pid} on {self.host}{job}"
+        if self.host != socket.gethostname():
+            return text
+        started = psutil.boot_time() + self.start / os.sysconf("SC_CLK_TCK")
+        return f"{text}, started {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(started))}"
 
 
 def read_lease(workdir: Path) -> Holder | None:

@@ -144,7 +144,10 @@ def _put_on_record(workdir: Path, rules: dict[str, Rule], workflow: Workflow) ->
 
 @contextmanager
 def stop_signals() -> Iterator[None]:
-    """Turn SIGINT, SIGTERM and SIGHUP into ``Stopped``, once: what ends the run must not be interrupted itself."""
+    """Turn SIGINT, SIGTERM and SIGHUP into ``Stopped``, once: what ends the run must not be interrupted itself.
+
+    SIGHUP stays ignored where it is, as under nohup.
+    """
 
     def ask(number: int, _: FrameType | None) -> None:
         for name in before:
@@ -152,6 +155,8 @@ def stop_signals() -> Iterator[None]:
         raise Stopped(number)
 
     before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    if before[signal.SIGHUP] is signal.SIG_IGN:
+        del before[signal.SIGHUP]
     for name in before:
         signal.signal(name, ask)
     try:

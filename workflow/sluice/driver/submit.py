@@ -32,6 +32,7 @@ LOG_FOLDER = "logs"
 MEMORY_MB = 2000
 WARNING_S = 120  # before the driver's time limit; SLURM may be a minute early
 GOODBYE_S = 60.0  # for `sluice run` to let go of the campaign
+REQUEUE_WAIT_S = 5.0
 LAST_WAIT_S = 300.0  # for SLURM to end the job that is back in the queue
 
 
@@ -190,14 +191,22 @@ def _restarts() -> int:
 def _requeue(job: DriverJob) -> int:
     """Back into the queue under the same id; where that is not allowed, as a new job that follows this one."""
     own = os.environ["SLURM_JOB_ID"]
-    done = subprocess.run(["scontrol", "requeue", own], capture_output=True, text=True, timeout=120, check=False)
-    if done.returncode == 0:
-        print("driver: back in the queue", flush=True)
-        time.sleep(LAST_WAIT_S)  # SLURM ends this job
-        return 0
-    following = replace(job, successor=True).submit(after=own)
-    print(f"driver: goes on as SLURM job {following} ({done.stderr.strip()})", flush=True)
-    return 0
+    while True:  # slurmctld may be away; SLURM ends this job at its limit
+        words = ""
+        try:
+            done = subprocess.run(["scontrol", "requeue", own], capture_output=True, text=True, timeout=30, check=False)
+            if done.returncode == 0:
+                print("driver: back in the queue", flush=True)
+                time.sleep(LAST_WAIT_S)  # SLURM ends this job
+                return 0
+            words = done.stderr.strip()
+            following = replace(job, successor=True).submit(after=own)
+        except (SluiceError, OSError, subprocess.TimeoutExpired) as error:
+            print(f"driver: not back in the queue, tries again ({words or error})", flush=True)
+            time.sleep(REQUEUE_WAIT_S)
+        else:
+            print(f"driver: goes on as SLURM job {following} ({words})", flush=True)
+            return 0
 
 
 def main() -> None:

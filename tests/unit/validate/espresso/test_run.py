@@ -17,6 +17,7 @@ from sluice.errors import MissingProgramError, SluiceError
 from sluice.step import Continue
 from sluice.task_claims import ClaimLostError, ClaimTaker
 from sluice.time_limit import WARNING_VARIABLE, forget_warnings, heed_warnings
+from sluice.validate.espresso.calculator import code_version
 from sluice.validate.espresso.inputs import EspressoInputs
 from sluice.validate.espresso.run import (
     EspressoJob,
@@ -339,3 +340,16 @@ def test_a_restart_without_its_files_begins_at_the_last_geometry(prepared, tmp_p
     after = EspressoInputs.read(prepared)
     assert after.namelists["control"]["restart_mode"] == "from_scratch"
     assert after.structure != inputs.structure
+
+
+def test_a_command_of_several_words_is_kept(tmp_path):
+    container = tmp_path / "apptainer"
+    container.write_text('#!/bin/sh\nshift 2; exec "$@"\n')
+    container.chmod(0o755)
+    launch = Launch("", 1, f"{container} exec image.sif pw.x")
+    launch.check()
+    assert launch.words(("-nk", "2"))[-8:] == [str(container), "exec", "image.sif", "pw.x", "-nk", "2", "-in", "pw.in"]
+    with pytest.raises(MissingProgramError, match="no-such-apptainer"):
+        Launch("", 1, "no-such-apptainer exec image.sif pw.x").check()
+    program = make_player(tmp_path / "bin", "done")
+    assert code_version(f"{container} exec image.sif {program}")

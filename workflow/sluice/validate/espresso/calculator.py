@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -44,7 +45,7 @@ def code_version(command: str) -> str:
     try:
         with tempfile.TemporaryDirectory() as empty:
             output = subprocess.run(
-                [command], input="", capture_output=True, text=True, timeout=120, cwd=empty, check=False
+                shlex.split(command), input="", capture_output=True, text=True, timeout=120, cwd=empty, check=False
             ).stdout
     except (OSError, subprocess.SubprocessError) as error:
         raise MissingProgramError(

@@ -51,7 +51,7 @@ class Launch:
     Attributes:
         template: the launching command with ``{ranks}``, e.g. ``mpirun -np {ranks}``; empty for none.
         ranks: number of MPI ranks.
-        command: program, by name or path.
+        command: program, by name or path; words before it (a container's) are kept, a path with spaces needs quotes.
     """
 
     template: str = "mpirun -np {ranks}"
@@ -64,7 +64,7 @@ class Launch:
         setpriv = shutil.which("setpriv")
         tie = [setpriv, "--pdeathsig", "KILL"] if setpriv else []
         own = tie if launcher and Path(launcher[0]).name != "srun" else []  # srun's ranks are slurmstepd's to end
-        return [*tie, *launcher, *own, self.command, *flags, "-in", INPUT_FILE]
+        return [*tie, *launcher, *own, *shlex.split(self.command), *flags, "-in", INPUT_FILE]
 
     def check(self) -> None:
         """See that the programs exist.
@@ -73,7 +73,7 @@ class Launch:
             MissingProgramError: says what to install.
         """
         launcher = shlex.split(self.template.format(ranks=self.ranks))[:1]
-        for program in [*launcher, self.command]:
+        for program in [*launcher, *shlex.split(self.command)[:1]]:
             if shutil.which(program) is None:
                 raise MissingProgramError(
                     f"{program!r} not found; install Quantum ESPRESSO (on Debian and Ubuntu:"

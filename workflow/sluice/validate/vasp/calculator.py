@@ -52,7 +52,8 @@ def code_version(settings: ValidateSettings) -> str:
     """
     launcher = shlex.split(settings.launch.format(ranks=1))
     answer = ""
-    for words in ([settings.command], [*launcher, settings.command] if launcher else []):
+    command = shlex.split(settings.command)
+    for words in (command, [*launcher, *command] if launcher else []):
         if not words:
             continue
         try:

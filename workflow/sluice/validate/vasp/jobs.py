@@ -44,7 +44,7 @@ class Launch:
         setpriv = shutil.which("setpriv")
         tie = [setpriv, "--pdeathsig", "KILL"] if setpriv else []
         own = tie if launcher and Path(launcher[0]).name != "srun" else []  # srun's ranks are slurmstepd's to end
-        return shlex.join([*tie, *launcher, *own, command or self.command])
+        return shlex.join([*tie, *launcher, *own, *shlex.split(command or self.command)])
 
     def check(self) -> None:
         """See that the programs exist.
@@ -53,7 +53,8 @@ class Launch:
             MissingProgramError: says what to set.
         """
         launcher = shlex.split(self.template.format(ranks=self.ranks))[:1]
-        for program in [*launcher, self.command, *([self.gamma_command] if self.gamma_command else [])]:
+        commands = [self.command, *([self.gamma_command] if self.gamma_command else [])]
+        for program in [*launcher, *(word for command in commands for word in shlex.split(command)[:1])]:
             if shutil.which(program) is None:
                 raise MissingProgramError(
                     f"{program!r} not found; load VASP's module, or name the program in validate.command (the launcher"
