@@ -297,6 +297,15 @@ def test_a_failed_run_names_every_reason_of_slurms_once(config):
     ]  # fmt: skip
 
 
+def test_an_attempt_taken_over_from_an_earlier_run_ends_in_this_one(config):
+    elsewhere(config, "label_crystals/batch_2", "12")
+    time.sleep(0.02)
+    began = time.time()
+    assert failures_since(config.workdir, began) == {}
+    slurm_says(config, "lost", "label_crystals/batch_2", "was lost: NODE_FAIL on n1", "12")
+    assert failures_since(config.workdir, began)["label_crystals/batch_2"][0].endswith("was lost: NODE_FAIL on n1")
+
+
 def test_without_a_reason_snakemakes_last_words_are_shown(config):
     slurm_says(config, "stuck", "collect_crystals", "does not start: it is held", "11")
     slurm_says(config, "waits", "collect_crystals", "may start again", "11")

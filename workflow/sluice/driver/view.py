@@ -148,7 +148,9 @@ def failures_since(workdir: Path, began: float) -> dict[str, tuple[str, Path | N
     latest_start = time.time() + CLOCKS_APART  # what lies ahead of it is from before the clock was set back
     attempts, words = read_history(workdir / ATTEMPTS_FILE)
     for attempt in attempts:
-        if began <= attempt.started <= latest_start:
+        # one taken over from an earlier driver began before, but ended in this run
+        moment = attempt.ended or (attempt.slurm.time if attempt.slurm else attempt.started)
+        if began <= moment and attempt.started <= latest_start:
             latest[attempt.job] = attempt
     failed: dict[str, tuple[str, Path | None]] = {}
     for job, attempt in latest.items():
