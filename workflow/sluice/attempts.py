@@ -1,8 +1,10 @@
 """The life of every job: an append-only JSON-lines file beside the stores, never deleted by Snakemake.
 
 Events of one attempt share its ``attempt`` id: ``start``, any number of ``progress``, one ``end``. A missing ``end``
-means that the process was killed. Every line is one ``write`` to a file opened for appending, under a lock: on a
-network file system two machines that append at once would else overwrite each other.
+means that the process was killed. ``slurm`` events belong to no attempt: what SLURM's executor says of a job,
+``failed``, ``lost``, ``stuck``, ``refused``, or ``waits`` once that no longer holds. Every line is one ``write`` to a
+file opened for appending, under a lock: on a network file system two machines that append at once would else overwrite
+each other.
 """
 
 from __future__ import annotations
@@ -24,6 +26,12 @@ LOCK_PATIENCE = 10.0  # seconds
 # Seconds between two lines of progress: at first, at most, and as a share of the time since the start, so that jobs of
 # days do not fill the file.
 PROGRESS_FIRST, PROGRESS_MOST, PROGRESS_SHARE = 2.0, 60.0, 0.01
+
+
+def job_name(log: Path) -> str:
+    """The name of the job that has this log file: its path below ``logs`` without the suffix."""
+    parts = log.with_suffix("").parts
+    return "/".join(parts[parts.index("logs") + 1 :]) if "logs" in parts else log.stem
 
 
 def process_start(pid: int) -> float | None:
@@ -84,6 +92,36 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
                 yield event
 
 
+@dataclass(frozen=True)
+class SlurmWord:
+    """What SLURM's executor said of a job.
+
+    Attributes:
+        job: as in ``Attempt``; ``step`` is its rule.
+        kind: ``failed``, ``lost``, ``stuck``, ``refused`` or ``waits``.
+        words: the reason; ``text`` names the SLURM job, too.
+        time: in seconds since the epoch.
+        slurm_job: id, None if SLURM gave none; ``log`` is that job's output.
+    """
+
+    job: str
+    step: str
+    kind: str
+    words: str
+    time: float
+    slurm_job: str | None = None
+    log: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The words with their subject."""
+        return f"SLURM job {self.slurm_job} {self.words}" if self.slurm_job else self.words
+
+    def log_in(self, workdir: Path) -> Path | None:
+        """SLURM's log of the job, if it got as far as to write one."""
+        return workdir / self.log if self.log and (workdir / self.log).exists() else None
+
+
 @dataclass
 class Attempt:
     """One attempt of one job as its events tell it.
@@ -94,6 +132,7 @@ class Attempt:
         advanced: whether a continued step says that it got further; None if it left that to its progress.
         seconds: CPU seconds of the process and its children; ``gpu_seconds`` likewise.
         max_rss_mb: peak resident memory of the largest process in MB.
+        slurm: how SLURM says that it ended, if it recorded no end itself.
     """
 
     attempt: str
@@ -113,6 +152,17 @@ class Attempt:
     gpu_seconds: float = 0.0
     max_rss_mb: float = 0.0
     progress: dict[str, Any] = field(default_factory=dict)
+    slurm: SlurmWord | None = None
+
+    @property
+    def told(self) -> str:
+        """Why it ended, by itself or else by SLURM; empty if neither says."""
+        return self.reason or (self.slurm.text if self.slurm else "")
+
+    @property
+    def ended_by_slurm(self) -> bool:
+        """Whether SLURM says that it ended, and no process here says otherwise."""
+        return self.slurm is not None and self.state in ("killed", "unknown")
 
     @property
     def state(self) -> str:
@@ -125,7 +175,14 @@ class Attempt:
 
 def read_attempts(path: Path) -> list[Attempt]:
     """All attempts, oldest first."""
+    return read_history(path)[0]
+
+
+def read_history(path: Path) -> tuple[list[Attempt], dict[str, SlurmWord]]:
+    """All attempts, oldest first, and job → what SLURM said of it last, if it holds and no attempt tells it."""
     found: dict[str, Attempt] = {}
+    latest: dict[str, Attempt] = {}
+    words: dict[str, SlurmWord] = {}
     for event in read_events(path):
         key = str(event.get("attempt", ""))
         if event["event"] == "start":
@@ -140,18 +197,38 @@ def read_attempts(path: Path) -> list[Attempt]:
                 slurm_job=event.get("slurm_job"),
                 log=event.get("log"),
             )
+            latest[event["job"]] = found[key]
+            words.pop(event["job"], None)
+        elif event["event"] == "slurm":
+            _take_word(event, latest, words)
         elif key in found and event["event"] == "progress":
             found[key].progress = {k: event[k] for k in ("done", "total", "unit", "message") if k in event}
         elif key in found and event["event"] == "end":
             attempt = found[key]
-            attempt.ended = event["time"]
+            attempt.ended, attempt.slurm = event["time"], None
             attempt.outcome = event["outcome"]
             attempt.advanced = event.get("advanced")
             attempt.reason = event.get("reason", "")
             attempt.cpu_seconds = event.get("cpu_seconds", 0.0)
             attempt.gpu_seconds = event.get("gpu_seconds", 0.0)
             attempt.max_rss_mb = event.get("max_rss_mb", 0.0)
-    return list(found.values())
+    return list(found.values()), words
+
+
+def _take_word(event: dict[str, Any], latest: dict[str, Attempt], words: dict[str, SlurmWord]) -> None:
+    """Give what SLURM said to the attempt that it is about, else keep it until it no longer holds."""
+    fields: dict[str, Any] = {key: event.get(key) for key in SlurmWord.__dataclass_fields__}
+    word = SlurmWord(**fields)
+    words.pop(word.job, None)
+    attempt = latest.get(word.job)
+    if word.kind == "waits":
+        return
+    if word.kind in ("failed", "lost") and attempt is not None and attempt.slurm_job == word.slurm_job is not None:
+        if attempt.outcome is None:
+            attempt.slurm = word
+        if attempt.outcome in (None, "failed"):
+            return
+    words[word.job] = word
 
 
 class Recorder:

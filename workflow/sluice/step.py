@@ -28,7 +28,7 @@ from pydantic import BaseModel, ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from sluice.attempts import ATTEMPTS_FILE, Recorder, is_running
+from sluice.attempts import ATTEMPTS_FILE, Recorder, is_running, job_name
 from sluice.errors import SluiceError
 
 T = TypeVar("T")
@@ -148,10 +148,7 @@ def make_parser(function: Callable[..., Any]) -> argparse.ArgumentParser:
 
 
 def _job_name(function: Callable[..., Any], log: Path | None) -> str:
-    if log is None:
-        return function.__name__
-    parts = log.with_suffix("").parts
-    return "/".join(parts[parts.index("logs") + 1 :]) if "logs" in parts else log.stem
+    return function.__name__ if log is None else job_name(log)
 
 
 def _watch_driver() -> None:

@@ -69,6 +69,7 @@ class Executor(Watcher):
         except Exception as error:
             # whatever went wrong, the scheduler must hear of it, or it waits for ever
             reason = " ".join(str(error).split()) or type(error).__name__
+            self._record(job, "refused", f"SLURM did not take the job: {reason}")
             self.report_job_error(SubmittedJobInfo(job), msg=f"SLURM did not take the job: {reason} ")
 
     def _left_by_others(self) -> dict[str, QueuedJob]:
@@ -193,6 +194,7 @@ class Executor(Watcher):
         info.aux["watched"] = watched
         with self._watch_lock:
             self._watched[identity.outputs] = watched
+        self._record(job, "waits", "is in the queue", info=info)
         self.report_job_submission(info)
 
     def _resubmit(self, watched: Watched) -> None:
@@ -201,7 +203,7 @@ class Executor(Watcher):
         except AbortedError:
             return
         except Exception as error:
-            self._fail(watched, f"could not be submitted again: {error}")
+            self._fail(watched, f"could not be submitted again: {error}", "refused")
 
     def cancel(self) -> None:
         """End at once: submit nothing more, scancel everything, look at the queue no more."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 import threading
@@ -16,7 +17,7 @@ from typing import Any
 from snakemake_executor_plugin_slurm import Executor as SlurmExecutor
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
-from sluice.attempts import ATTEMPTS_FILE
+from sluice.attempts import ATTEMPTS_FILE, append_event, job_name, read_history
 
 from . import slurm_queue
 from .continuation import Continuation, judge
@@ -62,8 +63,33 @@ class Watcher(SlurmExecutor):
         self._watch_lock = threading.Lock()
         self._lost: dict[str, int] = {}
         self._told: set[str] = set()
+        self._named = self._named_before()
         self._away_since: float | None = None
         super().__init__(workflow, logger)
+
+    def _named_before(self) -> set[str]:
+        """Jobs of which earlier drivers recorded something that still holds."""
+        try:
+            return set(read_history(self.workdir / ATTEMPTS_FILE)[1])
+        except Exception as error:  # a damaged file is no reason to end
+            logging.getLogger(__name__).warning(f"{ATTEMPTS_FILE}: {error!r}")
+            return set()
+
+    def _record(self, job: Any, kind: str, words: str, *, info: SubmittedJobInfo | None = None) -> None:
+        """Put what SLURM says of a job on record for ``sluice status``; never raises, since polling must go on."""
+        try:
+            for member in list(job) if job.is_group() else [job]:
+                name = job_name(Path(str(member.log[0]))) if member.log else member.rule.name
+                if kind == "waits" and name not in self._named:
+                    continue
+                (self._named.discard if kind == "waits" else self._named.add)(name)
+                event = {"event": "slurm", "kind": kind, "job": name, "step": member.rule.name}
+                event |= {"words": " ".join(words.split())}
+                if info is not None:
+                    event |= {"slurm_job": str(info.external_jobid), "log": str(info.aux["slurm_logfile"])}
+                append_event(self.workdir / ATTEMPTS_FILE, event)
+        except Exception as error:
+            self.logger.warning(f"Could not record that a job {words}: {error!r}")
 
     @abstractmethod
     def _resubmit(self, watched: Watched) -> None:
@@ -144,6 +170,8 @@ class Watcher(SlurmExecutor):
             return watched.missed >= MISSED_POLLS and self._settle_vanished(watched, ask=not given_again)
         watched.missed, watched.missing_since = 0, None
         if queued.fate is Fate.WAITS:
+            if watched.stuck_since is not None:
+                self._record(watched.info.job, "waits", "may start again", info=watched.info)
             watched.stuck_since = None
             self._tell_of_repair(watched, queued)
             return False
@@ -170,6 +198,7 @@ class Watcher(SlurmExecutor):
         if watched.stuck_since is None:
             watched.stuck_since = now
             self.logger.warning(f"SLURM job {queued.job_id} ({watched.identity.label}) does not start: {words}.")
+            self._record(watched.info.job, "stuck", f"does not start: {words}", info=watched.info)
         if now - watched.stuck_since < self.settings.hold_seconds:
             return False
         slurm_queue.cancel(self.campaign, [queued.job_id])
@@ -263,8 +292,9 @@ class Watcher(SlurmExecutor):
         if not self.settings.keep_successful_logs:
             log.unlink(missing_ok=True)
 
-    def _fail(self, watched: Watched, words: str) -> None:
+    def _fail(self, watched: Watched, words: str, kind: str = "failed") -> None:
         self._forget(watched)
+        self._record(watched.info.job, kind, words, info=watched.info)
         message = f"SLURM job {watched.info.external_jobid} ({watched.identity.label}) {words}. "
         self.report_job_error(watched.info, msg=message, aux_logs=[str(watched.info.aux["slurm_logfile"])])
 
@@ -275,6 +305,7 @@ class Watcher(SlurmExecutor):
         if lost > self.settings.max_lost:
             self._fail(watched, f"was lost {lost} times: {words}")
             return
+        self._record(watched.info.job, "lost", f"was lost: {words}", info=watched.info)
         self.logger.warning(
             f"SLURM job {watched.info.external_jobid} ({watched.identity.label}) was lost: {words}. "
             f"Submitting it again ({lost} of at most {self.settings.max_lost})."

@@ -29,7 +29,7 @@ from sluice.driver.status import (
     read_states,
     status_view,
 )
-from sluice.driver.view import PlainView, failures_since, jobs_to_run, paced
+from sluice.driver.view import PlainView, explain, failures_since, jobs_to_run, paced
 from sluice.schemas import SCHEMAS
 from sluice.store_writer import StoreWriter
 
@@ -237,13 +237,107 @@ def test_damaged_store_does_not_stop_the_status(config):
 
 def test_failures_of_this_run_only(config):
     record(config, "collect_crystals", "failed", "old")
-    [old] = failures_since(config.workdir, 0.0)
+    assert list(failures_since(config.workdir, 0.0)) == ["collect_crystals"]
     time.sleep(0.02)
+    began = time.time()
     record(config, "label_crystals/batch_0", "failed", "new")
     record(config, "label_crystals/batch_1", "failed", "mended")
     record(config, "label_crystals/batch_1")
-    found = failures_since(config.workdir, old.started + 0.01)
-    assert [(a.job, a.reason) for a in found] == [("label_crystals/batch_0", "new")]
+    log = config.workdir / "logs/label_crystals/batch_0.log"
+    assert failures_since(config.workdir, began - 0.01) == {"label_crystals/batch_0": ("new", log)}
+
+
+def elsewhere(config, job, slurm_job) -> None:
+    """An attempt on another node that left no end."""
+    start = {"event": "start", "attempt": f"{job}{slurm_job}", "job": job, "step": job.split("/", maxsplit=1)[0]}
+    start |= {"host": "another-node", "pid": 1, "pid_started": 0.0, "slurm_job": slurm_job, "log": f"logs/{job}.log"}
+    append_event(config.workdir / ATTEMPTS_FILE, start)
+
+
+def slurm_says(config, kind, job, words, *place) -> None:
+    slurm_job, log = (*place, None, None)[:2]
+    event = {"event": "slurm", "kind": kind, "job": job, "step": job.split("/", maxsplit=1)[0], "words": words}
+    append_event(config.workdir / ATTEMPTS_FILE, event | {"slurm_job": slurm_job, "log": log})
+
+
+def explained(config, began) -> str:
+    log = config.workdir / "logs/driver.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text("what Snakemake said last")
+    console = Console(file=io.StringIO(), width=400)
+    explain(config.workdir, log, 0, began, console)
+    return console.file.getvalue()
+
+
+def test_a_failed_run_names_every_reason_of_slurms_once(config):
+    slurm_says(config, "refused", "label_crystals/batch_7", "SLURM did not take the job: of the run before")
+    time.sleep(0.02)
+    began = time.time()
+    record(config, "label_crystals/batch_0", "failed", "no such file")
+    slurm_says(config, "failed", "label_crystals/batch_0", "ended with FAILED: no such file")
+    slurm_says(config, "waits", "label_crystals/batch_0", "is in the queue")
+    slurm_says(config, "stuck", "label_crystals/batch_1", "does not start: it is held", "11", "slurm/11.log")
+    slurm_says(
+        config, "failed", "label_crystals/batch_1", "did not start within 120 s: it is held", "11", "slurm/11.log"
+    )
+    elsewhere(config, "label_crystals/batch_2", "12")
+    (config.workdir / "slurm").mkdir()
+    (config.workdir / "slurm/12.log").touch()
+    slurm_says(config, "failed", "label_crystals/batch_2", "ended with OUT_OF_MEMORY", "12", "slurm/12.log")
+    slurm_says(config, "refused", "label_crystals/batch_3", "SLURM did not take the job: invalid partition")
+    lines = explained(config, began - 0.01).splitlines()
+    workdir = config.workdir
+    assert lines == [
+        "label_crystals/batch_0: no such file", f"  log: {workdir}/logs/label_crystals/batch_0.log",
+        "label_crystals/batch_2: SLURM job 12 ended with OUT_OF_MEMORY", f"  log: {workdir}/slurm/12.log",
+        "label_crystals/batch_1: SLURM job 11 did not start within 120 s: it is held",
+        f"  log: {workdir}/logs/driver.log",
+        "label_crystals/batch_3: SLURM did not take the job: invalid partition", f"  log: {workdir}/logs/driver.log",
+        f"Snakemake's log: {workdir}/logs/driver.log",
+    ]  # fmt: skip
+
+
+def test_an_attempt_taken_over_from_an_earlier_run_ends_in_this_one(config):
+    elsewhere(config, "label_crystals/batch_2", "12")
+    time.sleep(0.02)
+    began = time.time()
+    assert failures_since(config.workdir, began) == {}
+    slurm_says(config, "lost", "label_crystals/batch_2", "was lost: NODE_FAIL on n1", "12")
+    assert failures_since(config.workdir, began)["label_crystals/batch_2"][0].endswith("was lost: NODE_FAIL on n1")
+
+
+def test_without_a_reason_snakemakes_last_words_are_shown(config):
+    slurm_says(config, "stuck", "collect_crystals", "does not start: it is held", "11")
+    slurm_says(config, "waits", "collect_crystals", "may start again", "11")
+    assert explained(config, 0.0).startswith("what Snakemake said last")
+
+
+def test_status_tells_what_slurm_has_against_a_job(config, monkeypatch):
+    monkeypatch.setattr("sluice.driver.status._slurm_jobs", lambda _: None)
+    elsewhere(config, "generate_candidates/round_1_batch_0", "7")
+    assert read_states(config, RULES)["generate_candidates"].count("running") == 1
+    slurm_says(config, "failed", "generate_candidates/round_1_batch_0", "ended with TIMEOUT", "7")
+    slurm_says(config, "stuck", "generate_candidates/round_1_batch_1", "does not start: it is held", "8")
+    slurm_says(config, "refused", "generate_candidates/round_1_batch_2", "SLURM did not take the job: no account")
+    state = read_states(config, RULES)["generate_candidates"]
+    assert (state.count("killed"), state.failed, state.waiting, state.progress) == (1, 2, 4, "1 stuck")
+    text = shown(status_view(config, RULES))
+    assert "killed generate_candidates/round_1_batch_0: SLURM job 7 ended with TIMEOUT; log:" in text
+    assert "stuck generate_candidates/round_1_batch_1: SLURM job 8 does not start: it is held" in text
+    assert "refused generate_candidates/round_1_batch_2: SLURM did not take the job: no account" in text
+
+
+def test_what_slurm_said_holds_until_the_job_moves(config, monkeypatch):
+    monkeypatch.setattr("sluice.driver.status._slurm_jobs", lambda _: None)
+    elsewhere(config, "train_generator/round_1", "7")
+    slurm_says(config, "failed", "train_generator/round_1", "ended with OUT_OF_MEMORY", "7")
+    slurm_says(config, "stuck", "train_generator/round_1", "does not start: it is held", "8")
+    state = read_states(config, RULES)["train_generator"]
+    assert (state.failed, state.waiting, len(state.retried), state.progress) == (0, 2, 1, "1 stuck")
+    elsewhere(config, "train_generator/round_1", "8")
+    state = read_states(config, RULES)["train_generator"]
+    assert (state.count("running"), state.waiting, len(state.retried), state.stuck) == (1, 1, 1, "")
+    assert "retried train_generator/round_1: SLURM job 7 ended with OUT_OF_MEMORY" in shown(status_view(config, RULES))
 
 
 def test_plain_view_prints_what_is_new(config):

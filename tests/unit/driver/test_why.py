@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from sluice.attempts import ATTEMPTS_FILE, Recorder
+from sluice.attempts import ATTEMPTS_FILE, Recorder, append_event
 from sluice.cli import app
 from sluice.config import Config
 from sluice.config_file import check_config
@@ -153,3 +153,18 @@ def test_command(campaign):
     assert good.exit_code == 0 and "relax_candidates/round_1_batch_0: went on" in good.output
     bad = runner.invoke(app, ["why", "nobody", str(campaign.workdir)])
     assert bad.exit_code == 2 and "no candidate, task or job" in bad.output
+
+
+def test_a_job_is_explained_by_what_slurm_said(campaign):
+    path, job = campaign.workdir / ATTEMPTS_FILE, "train_generator/round_2"
+    said = {"event": "slurm", "job": job, "step": "train_generator"}
+    start = {"event": "start", "attempt": "x", "job": job, "step": "train_generator", "host": "another-node", "pid": 1}
+    append_event(path, start | {"pid_started": 0.0, "slurm_job": "7", "log": None})
+    append_event(path, said | {"kind": "failed", "words": "ended with TIMEOUT", "slurm_job": "7", "log": "7.log"})
+    append_event(path, said | {"kind": "stuck", "words": "does not start: it is held", "slurm_job": "8", "log": None})
+    (campaign.workdir / "7.log").touch()
+    text = told(campaign, job)
+    assert f"SLURM job 7: killed: SLURM job 7 ended with TIMEOUT; SLURM's log: {campaign.workdir / '7.log'}" in text
+    assert "stuck, " in text and "SLURM job 8 does not start: it is held" in text
+    append_event(path, {**said, "job": "train_screener/round_2", "kind": "refused", "words": "no such account"})
+    assert "refused" in told(campaign, "train_screener/round_2"), "a job that never started is known, too"

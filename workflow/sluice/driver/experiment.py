@@ -23,7 +23,7 @@ from sluice.driver.launch import count_gpus, environment, find_profile, stop
 from sluice.driver.lease import Lease
 from sluice.driver.rules import repository
 from sluice.driver.run import Stopped, stop_signals
-from sluice.driver.view import PlainView, failures_since
+from sluice.driver.view import PlainView, explain
 from sluice.errors import ConfigError, SluiceError
 from sluice.experiments.experiment import ExperimentConfig, Mode
 from sluice.experiments.plan import load_experiment_config, plan_experiment
@@ -129,7 +129,8 @@ def _drive(config: ExperimentConfig, workdir: Path, words: list[str], console: C
         finally:
             stop(child)
     if code != 0:
-        _explain(workdir, log, start, began, console)
+        console.print("[bold red]The experiment failed.[/]")
+        explain(workdir, log, start, began, console)
     return code
 
 
@@ -153,21 +154,6 @@ def _progress(workdir: Path) -> str:
         share = f" {100 * done / total:.0f} %" if done is not None and total else ""
         shown.append(f"{attempt.job}{share}")
     return ", ".join(shown) or "working"
-
-
-def _explain(workdir: Path, log: Path, start: int, began: float, console: Console) -> None:
-    console.print("[bold red]The experiment failed.[/]")
-    failed = failures_since(workdir, began)
-    for attempt in failed:
-        where = workdir / attempt.log if attempt.log else log
-        reason = attempt.reason or "killed (out of memory?)"
-        console.print(f"{attempt.job}: {reason}\n  log: {where}", style="red", markup=False, highlight=False)
-    if not failed:
-        with log.open("rb") as handle:
-            handle.seek(start)
-            tail = handle.read().decode(errors="replace").strip().splitlines()[-15:]
-        console.print("\n".join(tail), markup=False, highlight=False)
-    console.print(f"Snakemake's log: {log}", highlight=False, soft_wrap=True)
 
 
 def publish_results(results: Path, target: Path) -> None:

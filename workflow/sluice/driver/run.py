@@ -37,7 +37,7 @@ from sluice.driver.launch import (
 from sluice.driver.lease import Lease
 from sluice.driver.rules import Rule, campaign_rules, repository
 from sluice.driver.settle import Settled, register, settle, unrecorded_jobs
-from sluice.driver.view import LiveView, PlainView, failures_since, jobs_to_run, paced
+from sluice.driver.view import LiveView, PlainView, explain, jobs_to_run, paced
 from sluice.errors import ConfigError, SluiceError
 
 STAGES_WITHOUT_DFT = ("curate", "train", "generate", "screen")
@@ -202,7 +202,8 @@ def _drive(config: Config, rules: dict[str, Rule], workflow: Workflow, console: 
         finally:
             stop(child, local=workflow.is_local)
     if code != 0:
-        _explain(config, log, start, began, console)
+        console.print("[bold red]The run failed.[/]")
+        explain(config.workdir, log, start, began, console)
     return code
 
 
@@ -218,22 +219,6 @@ def _leave_cluster(child: subprocess.Popen[bytes], workflow: Workflow, console: 
     text = f"{number} of this campaign go on without a driver; `scancel --name={workflow.slurm_jobs.name}` ends them"
     with suppress(OSError):  # the terminal may be gone
         console.print(text, style="yellow", highlight=False)
-
-
-def _explain(config: Config, log: Path, start: int, began: float, console: Console) -> None:
-    """Say which steps failed and why; without a failed step, what Snakemake said last."""
-    console.print("[bold red]The run failed.[/]")
-    failed = failures_since(config.workdir, began)
-    for attempt in failed:
-        reason = attempt.reason or "killed (out of memory?)"
-        where = config.workdir / attempt.log if attempt.log else log
-        console.print(f"{attempt.job}: {reason}\n  log: {where}", style="red", markup=False, highlight=False)
-    if not failed:
-        with log.open("rb") as handle:
-            handle.seek(start)
-            tail = handle.read().decode(errors="replace").strip().splitlines()[-15:]
-        console.print("\n".join(tail), markup=False, highlight=False)
-    console.print(f"Snakemake's log: {log}", highlight=False, soft_wrap=True)
 
 
 def _last_words(config: Config, code: int, seconds: float, console: Console) -> None:

@@ -15,7 +15,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sluice.attempts import ATTEMPTS_FILE, Attempt, read_attempts
+from sluice.attempts import ATTEMPTS_FILE, Attempt, SlurmWord, read_history
 from sluice.config import Config
 from sluice.driver.lease import is_alive, read_lease
 from sluice.driver.rules import Rule
@@ -39,6 +39,7 @@ class RuleState:
         states: job → where that attempt stands.
         continued: how often jobs were continued after a time limit.
         retried: attempts that failed or were killed and were followed by another one.
+        words: job that is to be started, again or for the first time → what SLURM has against it.
     """
 
     name: str
@@ -48,6 +49,7 @@ class RuleState:
     states: dict[str, str] = field(default_factory=dict)
     continued: int = 0
     retried: list[Attempt] = field(default_factory=list)
+    words: dict[str, SlurmWord] = field(default_factory=dict)
 
     def add(self, attempt: Attempt) -> None:
         """Take the next attempt into account."""
@@ -58,6 +60,16 @@ class RuleState:
         self.states[attempt.job] = state_of(attempt)
         self.continued += attempt.outcome == "continued"
 
+    def hear(self, word: SlurmWord) -> None:
+        """Take into account what SLURM said since a job's latest attempt."""
+        state = self.states.get(word.job)
+        if state in ("done", "running"):
+            return
+        if state in ("failed", "killed"):
+            self.retried.append(self.latest[word.job])
+            self.states[word.job] = "retried"
+        self.words[word.job] = word
+
     def count(self, *states: str) -> int:
         """Jobs whose latest attempt is in one of the states."""
         return sum(state in states for state in self.states.values())
@@ -65,7 +77,18 @@ class RuleState:
     @property
     def waiting(self) -> int:
         """Jobs that have not been started, or are to be continued."""
-        return max(0, self.total - self.count("done", "running", "failed", "killed"))
+        return max(0, self.total - self.count("done", "running") - self.failed)
+
+    @property
+    def failed(self) -> int:
+        """Jobs whose latest attempt failed or was killed, or that SLURM refused or gave up."""
+        return self.count("failed", "killed") + sum(word.kind in ("failed", "refused") for word in self.words.values())
+
+    @property
+    def stuck(self) -> str:
+        """How many of the waiting jobs do not start by themselves, in words; empty if none."""
+        number = sum(word.kind == "stuck" for word in self.words.values())
+        return f"{number} stuck" if number else ""
 
     @property
     def done(self) -> int:
@@ -79,8 +102,8 @@ class RuleState:
 
     @property
     def progress(self) -> str:
-        """How far the running jobs are, e.g. ``relaxing 12/50 crystals``."""
-        texts = []
+        """How far the running jobs are, e.g. ``relaxing 12/50 crystals``, and how many are stuck."""
+        texts = [self.stuck] if self.stuck else []
         for attempt in self.latest.values():
             if self.states[attempt.job] == "running":
                 texts.append(progress_text(attempt.progress) or f"{time.time() - attempt.started:.0f} s")
@@ -92,6 +115,8 @@ def state_of(attempt: Attempt) -> str:
 
     An open attempt elsewhere runs as long as SLURM has its job; without a job it is taken at its word.
     """
+    if attempt.ended_by_slurm:
+        return "killed"
     if attempt.state != "unknown":
         return attempt.state
     living = _slurm_jobs(int(time.monotonic() // SLURM_SECONDS)) if attempt.slurm_job else None
@@ -147,10 +172,13 @@ def read_states(config: Config, rules: dict[str, Rule]) -> dict[str, RuleState]:
     """The state of every rule, in pipeline order."""
     totals = expected_jobs(config, rules)
     states = {name: RuleState(name, rule.stage, totals[name]) for name, rule in rules.items()}
-    for attempt in read_attempts(config.workdir / ATTEMPTS_FILE):
-        state = states.get(attempt.step)
-        if state is not None:
-            state.add(attempt)
+    attempts, words = read_history(config.workdir / ATTEMPTS_FILE)
+    for attempt in attempts:
+        if attempt.step in states:
+            states[attempt.step].add(attempt)
+    for word in words.values():
+        if word.step in states:
+            states[word.step].hear(word)
     return states
 
 
@@ -176,7 +204,7 @@ def states_table(states: dict[str, RuleState]) -> Table:
     table.add_column("CPU s", justify="right")
     stage = ""
     for state in states.values():
-        running, failed = state.count("running"), state.count("failed", "killed")
+        running, failed = state.count("running"), state.failed
         finished = state.done >= state.total
         style = "green" if finished else "red" if failed else "bold" if running else "dim"
         if state.stage != stage and stage:
@@ -198,21 +226,31 @@ def states_table(states: dict[str, RuleState]) -> Table:
 
 
 def troubles(states: Mapping[str, RuleState], workdir: Path, most: int = TROUBLES) -> list[Text]:
-    """What failed and what was tried again, with reason and log, the latest last."""
-    found: list[tuple[float, Attempt, str, str]] = []
+    """What failed, is stuck or was tried again, with reason and log, the latest last."""
+    found: list[tuple[bool, float, str]] = []  # whether it stands, when it began, words
     for state in states.values():
         for attempt in state.retried:
-            found.append((attempt.started, attempt, "retried", ""))
+            found.append((False, attempt.started, f"retried {attempt.job}: {_reason(attempt)}"))
         for job, attempt in state.latest.items():
             if state.states[job] in ("failed", "killed"):
-                log = f"; log: {workdir / attempt.log}" if attempt.log else ""
-                found.append((attempt.started, attempt, state.states[job], log))
-    found.sort(key=lambda one: (bool(one[3]), one[0]))
+                text = f"{state.states[job]} {job}: {_reason(attempt)}"
+                found.append((True, attempt.started, text + _log_words(workdir, attempt.log, attempt.slurm)))
+        for job, word in state.words.items():
+            found.append((True, word.time, f"{word.kind} {job}: {word.text}{_log_words(workdir, None, word)}"))
+    found.sort(key=lambda one: one[:2])
     lines = [Text(f"… and {len(found) - most} more", style="dim")] if len(found) > most else []
-    for _, attempt, what, log in found[-most:]:
-        reason = attempt.reason or "killed (driver gone, out of memory, or by hand)"
-        lines.append(Text(f"{what} {attempt.job}: {reason}{log}", style="yellow" if what == "retried" else "red"))
-    return lines
+    return lines + [Text(text, style="red" if stands else "yellow") for stands, _, text in found[-most:]]
+
+
+def _reason(attempt: Attempt) -> str:
+    return attempt.told or "killed (driver gone, out of memory, or by hand)"
+
+
+def _log_words(workdir: Path, log: str | None, word: SlurmWord | None) -> str:
+    """Where the step's log is, and SLURM's, as far as they exist."""
+    text = f"; log: {workdir / log}" if log else ""
+    slurm_log = word.log_in(workdir) if word else None
+    return text + (f"; SLURM's log: {slurm_log}" if slurm_log else "")
 
 
 def best_candidates(config: Config, most: int = BEST) -> Table | None:

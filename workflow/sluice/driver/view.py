@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from sluice.attempts import ATTEMPTS_FILE, Attempt, read_attempts
+from sluice.attempts import ATTEMPTS_FILE, Attempt, read_attempts, read_history
 from sluice.config import Config
 from sluice.driver.rules import Rule
 from sluice.driver.status import RuleState, progress_text, read_states
@@ -134,19 +134,41 @@ class LiveView:
 
 def _note(state: RuleState) -> str:
     running = [a for a in state.latest.values() if a.state == "running"]
-    failed = state.count("failed", "killed")
-    notes = [f"{failed} failed"] if failed and not running else []
+    notes = [f"{state.failed} failed"] if state.failed and not running else []
+    notes += [state.stuck] if state.stuck else []
     notes += [progress_text(a.progress) for a in running if a.progress][:1]
     if not notes and running:
         notes = [f"{max(time.time() - a.started for a in running):.0f} s"]
     return ", ".join(notes)
 
 
-def failures_since(workdir: Path, began: float) -> list[Attempt]:
-    """Jobs whose last attempt since ``began`` (seconds since the epoch) failed or was killed."""
+def failures_since(workdir: Path, began: float) -> dict[str, tuple[str, Path | None]]:
+    """Jobs that failed since ``began`` (seconds since the epoch), or that SLURM did not run: reason and log."""
     latest: dict[str, Attempt] = {}
     latest_start = time.time() + CLOCKS_APART  # what lies ahead of it is from before the clock was set back
-    for attempt in read_attempts(workdir / ATTEMPTS_FILE):
-        if began <= attempt.started <= latest_start:
+    attempts, words = read_history(workdir / ATTEMPTS_FILE)
+    for attempt in attempts:
+        # one taken over from an earlier driver began before, but ended in this run
+        moment = attempt.ended or (attempt.slurm.time if attempt.slurm else attempt.started)
+        if began <= moment and attempt.started <= latest_start:
             latest[attempt.job] = attempt
-    return [a for a in latest.values() if a.state in ("failed", "killed")]
+    failed: dict[str, tuple[str, Path | None]] = {}
+    for job, attempt in latest.items():
+        if attempt.state in ("failed", "killed") or attempt.ended_by_slurm:
+            log = attempt.slurm.log_in(workdir) if attempt.slurm else None
+            log = log or (workdir / attempt.log if attempt.log else None)
+            failed[job] = attempt.told or "killed (out of memory?)", log
+    return failed | {w.job: (w.text, w.log_in(workdir)) for w in words.values() if began <= w.time <= latest_start}
+
+
+def explain(workdir: Path, log: Path, start: int, began: float, console: Console) -> None:
+    """Say which jobs failed since ``began`` and why; if none did, what Snakemake said last, from byte ``start`` on."""
+    failed = failures_since(workdir, began)
+    for job, (reason, own_log) in failed.items():
+        console.print(f"{job}: {reason}\n  log: {own_log or log}", style="red", markup=False, highlight=False)
+    if not failed:
+        with log.open("rb") as handle:
+            handle.seek(start)
+            tail = handle.read().decode(errors="replace").strip().splitlines()[-15:]
+        console.print("\n".join(tail), markup=False, highlight=False)
+    console.print(f"Snakemake's log: {log}", highlight=False, soft_wrap=True)

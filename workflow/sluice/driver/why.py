@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from sluice.attempts import ATTEMPTS_FILE, Attempt, read_attempts
+from sluice.attempts import ATTEMPTS_FILE, Attempt, SlurmWord, read_history
 from sluice.config import Config
 from sluice.driver.rules import Job, Rule, job_of
 from sluice.driver.task_life import TaskLife, find_tasks, task_life
@@ -151,10 +151,12 @@ def why(config: Config, rules: dict[str, Rule], name: str) -> RenderableType:
     """
     workdir = config.workdir
     attempts: dict[str, list[Attempt]] = {}
-    for attempt in read_attempts(workdir / ATTEMPTS_FILE):
+    history, words = read_history(workdir / ATTEMPTS_FILE)
+    for attempt in history:
         attempts.setdefault(attempt.job, []).append(attempt)
-    if name in attempts:
-        return Group(Text(f"job {name}", style="bold"), *_attempt_lines(workdir, attempts[name]))
+    if name in attempts or name in words:
+        lines = [*_attempt_lines(workdir, attempts.get(name, [])), *_word_lines(workdir, words.get(name))]
+        return Group(Text(f"job {name}", style="bold"), *lines)
     planned = find_tasks(workdir, campaign_stores(workdir, rules))
     tasks = [task for task in planned if task == name] or [
         task for task in planned if len(name) > 3 and task.startswith(name)
@@ -199,13 +201,24 @@ def _attempt_lines(workdir: Path, attempts: list[Attempt]) -> list[Text]:
         began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(attempt.started))
         text = f"    attempt {number}, {began} on {attempt.host}"
         text += f", SLURM job {attempt.slurm_job}" if attempt.slurm_job else ""
-        text += f": {attempt.state}"
+        text += f": {'killed' if attempt.ended_by_slurm else attempt.state}"
         if attempt.ended is not None:
             text += f" after {attempt.ended - attempt.started:.1f} s, {attempt.cpu_seconds:.1f} CPU-s"
-        text += f": {attempt.reason}" if attempt.reason else ""
+        text += f": {attempt.told}" if attempt.told and attempt.state != "running" else ""
         text += f"; log: {workdir / attempt.log}" if attempt.log and number == len(attempts) else ""
+        slurm_log = attempt.slurm.log_in(workdir) if attempt.slurm else None
+        text += f"; SLURM's log: {slurm_log}" if slurm_log else ""
         lines.append(Text(text, style="dim" if attempt.state == "done" else "yellow"))
     return lines
+
+
+def _word_lines(workdir: Path, word: SlurmWord | None) -> list[Text]:
+    """What SLURM has against a job that no attempt tells of."""
+    if word is None:
+        return []
+    said = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(word.time))
+    log = word.log_in(workdir)
+    return [Text(f"    {word.kind}, {said}: {word.text}{f'; log: {log}' if log else ''}", style="yellow")]
 
 
 def _task_lines(lives: list[TaskLife]) -> list[Text]:
