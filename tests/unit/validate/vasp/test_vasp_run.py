@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import multiprocessing
 import os
 import signal
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 from emulated_energies import evaluate
 from emulated_inputs import Cell
+from jobflow import Job
 from pymatgen.core import Structure
 from vasp_stand_ins import Emulator
 
@@ -24,11 +26,12 @@ from sluice.step import Continue
 from sluice.task_library import pack_directory
 from sluice.time_limit import forget_warnings, heed_warnings
 from sluice.validate.vasp import handlers
+from sluice.validate.vasp import run as running
 from sluice.validate.vasp.flows import run_calculation
 from sluice.validate.vasp.handlers import StopHandler
 from sluice.validate.vasp.jobs import Launch, Options
-from sluice.validate.vasp.run import JobRunner
-from sluice.validate.vasp.schemas import CalculationResult
+from sluice.validate.vasp.run import JobRunner, forget_restart, set_aside
+from sluice.validate.vasp.schemas import CalculationResult, VaspDocument
 from sluice.validate.vasp.sets import calculation_settings
 
 FORK = multiprocessing.get_context("fork")
@@ -308,6 +311,95 @@ def test_the_warning_before_a_time_limit_stops_vasp_and_the_step_is_continued(
     result = run(emulator, halite, tmp_path, relax="cell")
     assert result.converged and result.continuations == 1 and result.attempts == 1
     assert emulator.jobs == ["relax_1", "relax_1", "relax_2", "static"]
+
+
+def test_changes_of_handlers_outlast_every_stop(emulator: Emulator, halite: Structure, tmp_path: Path) -> None:
+    emulator.fail({"kind": "eddrmm", "times": 1})
+    emulator.slow_down(0.2)
+    scratch = tmp_path / "work" / "scratch"
+    output = scratch / "1_mp_gga_relax_1" / "OSZICAR"
+
+    def warn_when_at_work(runs: int) -> None:
+        while len(emulator.runs) < runs or not (output.exists() and "DAV" in output.read_text()):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    for runs in (2, 3):  # the first is the one that custodian corrects
+        heed_warnings()
+        threading.Thread(target=warn_when_at_work, args=(runs,), daemon=True).start()
+        try:
+            with pytest.raises(Continue, match="relax_1: VASP stopped"):
+                run(emulator, halite, tmp_path, relax="cell")
+        finally:
+            forget_warnings()
+    emulator.slow_down(0.0)
+    result = run(emulator, halite, tmp_path, relax="cell")
+    assert result.converged and result.continuations == 2 and result.attempts == 2
+    assert emulator.jobs == ["relax_1"] * 4 + ["relax_2", "static"]
+    # The next job begins as its maker says.
+    assert [run["incar"]["ALGO"] for run in emulator.runs] == ["Fast", "Normal", "Normal", "Normal", "Fast", "Fast"]
+    assert sorted(path.name[2:] for path in scratch.iterdir()) == ["mp_gga_relax_1", "mp_gga_relax_2", "mp_gga_static"]
+
+
+def stopped_run(folder: Path, structure: Structure, first: str, now: str, *, packed: bool) -> None:
+    """The files of a run that its handlers changed the INCAR of; gzipped, as after a clean stop, or not."""
+    folder.mkdir()
+    for name, text in {"CONTCAR": structure.to(fmt="poscar"), "INCAR.orig": first, "INCAR": now}.items():
+        if packed:
+            (folder / f"{name}.gz").write_bytes(gzip.compress(text.encode()))
+        else:
+            (folder / name).write_text(text)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_setting_aside_twice_gives_the_same_restart(halite: Structure, tmp_path: Path, packed: bool) -> None:
+    folder = tmp_path / "1_job"
+    assert set_aside(folder) is None
+    moved = halite.copy()
+    moved.perturb(0.1)
+    stopped_run(folder, moved, "ALGO = Fast\nNPAR = 4", "ALGO = Normal\nISTART = 0", packed=packed)
+    restart = set_aside(folder)
+    assert restart is not None and np.allclose(restart.structure.frac_coords, moved.frac_coords)
+    assert (restart.prev_dir, restart.changes) == (None, {"ALGO": "Normal", "ISTART": 0, "NPAR": None})
+    assert set_aside(folder) == restart  # killed before there was a new folder
+    folder.mkdir()
+    assert set_aside(folder) == restart  # killed before anything was in it
+    # The next run starts with those changes and is changed once more.
+    stopped_run(folder, halite, "ALGO = Normal\nISTART = 0", "ALGO = Normal\nISTART = 0\nISYM = 0", packed=packed)
+    again = set_aside(folder)
+    assert again is not None and again.changes == restart.changes | {"ISYM": 0}
+    assert np.allclose(again.structure.frac_coords, halite.frac_coords)
+    forget_restart(folder)
+    assert set_aside(folder) is None and not list(tmp_path.iterdir())
+
+
+def test_kills_between_a_stop_and_the_next_run_cost_nothing(
+    emulator: Emulator, halite: Structure, tmp_path: Path
+) -> None:
+    """Neither geometry and density nor, as the document of a stopped run says success, the rest of the relaxation."""
+    emulator.slow_down(0.1)
+    finished = JobRunner.finished
+    calls: list[str] = []
+
+    def killed_when_stopped(runner: JobRunner, job: Job) -> VaspDocument | None:
+        calls.append(job.name)
+        return finished(runner, job) if len(calls) == 1 else sys.exit(137)
+
+    def killed(*_: object) -> None:
+        sys.exit(137)
+
+    for what, name, by in ((JobRunner, "finished", killed_when_stopped), (running, "prepare", killed)):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+            patch.setattr(what, name, by)
+            run(emulator, halite, tmp_path, relax="cell", max_seconds=0.1)
+    scratch = tmp_path / "work" / "scratch"
+    assert [path.name for path in scratch.iterdir()] == ["1_mp_gga_relax_1.stopped"]
+    emulator.slow_down(0.0)
+    result = run(emulator, halite, tmp_path, relax="cell")
+    assert emulator.jobs == ["relax_1", "relax_1", "relax_2", "static"]
+    starts = [event for event in result.history["1_mp_gga_relax_1"] if event["event"] == "start"]
+    assert [(start.get("from"), start.get("prev_dir")) for start in starts] == [(None, None), ("CONTCAR", True)]
+    assert result.energy_ev_per_atom == pytest.approx(relaxed_energy(halite), abs=MEV)
 
 
 def test_a_job_that_ended_before_the_warning_is_progress(

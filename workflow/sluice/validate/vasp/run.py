@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import json
 import shutil
 import time
 import warnings
@@ -14,12 +15,14 @@ from typing import Any
 
 from custodian.custodian import CustodianError
 from jobflow import Job, JobStore, run_locally
+from monty.os.path import zpath
 from pymatgen.core import Structure
 from pymatgen.io.vasp.inputs import Incar, Poscar
 from pymatgen.io.vasp.sets import get_vasprun_outcar
 
 from sluice.step import Continue, add_foreign_cpu_seconds, children_cpu_seconds
 from sluice.task_claims import ClaimLostError, check_claim, end_leftovers
+from sluice.task_library import write_json
 from sluice.time_limit import warned
 from sluice.validate.espresso.history import History
 from sluice.validate.vasp.handlers import STOP, aborted, ionic_steps, stop_asked
@@ -38,7 +41,7 @@ class Restart:
     Attributes:
         structure: its last geometry (Å).
         prev_dir: its folder, where atomate2 can take density and wave functions from it; None if the run was cut off.
-        changes: what its handlers had changed in the INCAR.
+        changes: what its handlers have changed in the INCAR in all its runs; None for a tag that they took out.
     """
 
     structure: Structure
@@ -69,29 +72,65 @@ def _usable(directory: Path, names: tuple[str, ...]) -> bool:
     return True
 
 
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.stopped")
+
+
+def _changes_file(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.changes.json")
+
+
+def _incar_changes(directory: Path) -> dict[str, Any]:
+    """What handlers changed in the INCAR of one run; after a clean stop its files are gzipped."""
+    try:
+        first, now = (Incar.from_file(zpath(str(directory / name))) for name in ("INCAR.orig", "INCAR"))
+    except (OSError, EOFError, ValueError):  # killed before both were there, or in the middle of one
+        return {}
+    tags = sorted({*first, *now} - {"MAGMOM"})
+    return {tag: now.get(tag) for tag in tags if first.get(tag) != now.get(tag)}
+
+
+def _all_changes(folder: Path) -> dict[str, Any]:
+    """What handlers changed in all runs of a job up to the one set aside, whose own changes are noted first.
+
+    A restarted run begins with the changes of those before it: its two INCARs do not show them.
+    """
+    path = _changes_file(folder)
+    noted: dict[str, Any] = {}
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        noted = json.loads(path.read_text(encoding="utf-8"))
+    changes = noted | _incar_changes(_aside(folder))
+    if changes != noted:
+        write_json(path, changes)
+    return changes
+
+
 def set_aside(folder: Path, names: tuple[str, ...] = ()) -> Restart | None:
     """Rename the folder of an interrupted run and say how to go on; None if there is nothing to go on from.
+
+    Called again before there is a new folder it says the same: a kill can come in between.
 
     Args:
         folder: where the run was.
         names: further files that the maker copies from a ``prev_dir``.
     """
-    if not folder.exists():
-        return None
-    aside = folder.with_name(f"{folder.name}.stopped")
-    if last_geometry(folder) is None and aside.exists():  # killed before it had written its inputs
-        shutil.rmtree(folder)
-    else:
-        shutil.rmtree(aside, ignore_errors=True)
-        folder.rename(aside)
+    aside = _aside(folder)
+    if folder.exists():
+        if last_geometry(folder) is None and aside.exists():  # killed before it had written its inputs
+            shutil.rmtree(folder)
+        else:
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
     structure = last_geometry(aside)
     if structure is None:
         return None
-    changes: dict[str, Any] = {}
-    with contextlib.suppress(OSError, ValueError):
-        first, now = Incar.from_file(aside / "INCAR.orig"), Incar.from_file(aside / "INCAR")
-        changes = {tag: value for tag, value in now.items() if first.get(tag) != value and tag != "MAGMOM"}
-    return Restart(structure, aside if _usable(aside, names) else None, changes)
+    return Restart(structure, aside if _usable(aside, names) else None, _all_changes(folder))
+
+
+def forget_restart(folder: Path) -> None:
+    """Remove what an interrupted run left to go on from: the job has finished."""
+    _changes_file(folder).unlink(missing_ok=True)
+    shutil.rmtree(_aside(folder), ignore_errors=True)
 
 
 def _directory(name: str | Path | None) -> Path | None:
@@ -206,6 +245,7 @@ class JobRunner:
             if self.finished(job) is not None:
                 self._advanced = True
                 self.keep(folder)
+                forget_restart(folder)
                 return ""
             self.store.remove_docs({"uuid": job.uuid})
             if not stop_asked(folder):
@@ -232,6 +272,8 @@ class JobRunner:
         assert job.maker is not None
         names = tuple(job.maker.copy_vasp_kwargs.get("additional_vasp_files", ()))  # type: ignore[attr-defined]
         self._record_interruption(history, folder)
+        # The document of a run that was told to stop says success; once its folder is gone nothing else tells.
+        self.store.remove_docs({"uuid": job.uuid})
         restart = set_aside(folder, names)
         now = prepare(job, self.store, restart)
         begun_with = {} if restart is None else {"from": "CONTCAR", "prev_dir": restart.prev_dir is not None}
