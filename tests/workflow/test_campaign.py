@@ -124,6 +124,7 @@ def test_status_of_a_finished_campaign(campaign):
     assert "train_generator" in status.stdout
 
 
+@pytest.mark.long
 def test_altering_one_dft_label_changes_the_next_ranking(campaign, tmp_path):
     config, workdir, _ = campaign
     copy = tmp_path / "results" / workdir.name
