@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,7 +36,7 @@ class Planning(Protocol):
         """What decides the energy of a task besides structure, code and pseudopotentials."""
 
 
-class Calculator:
+class Calculator(ABC):
     """Computes tasks with the configured code; ``validate/<code>/calculator.py`` says how.
 
     Args:
@@ -52,16 +53,17 @@ class Calculator:
     def __init__(self, settings: ValidateSettings) -> None:
         self.settings = settings
 
+    @abstractmethod
     def digests(self, structure: Structure) -> dict[str, str]:
         """SHA-256 of the pseudopotential of each element."""
-        raise NotImplementedError
 
+    @abstractmethod
     def setup_text(self, calculation: Any) -> str:
         """What must be equal for two energies to be compared, in words; begins with code and version."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _run(self, task: Task, work: Path, scratch: Path, calculation: Any) -> Record:
-        raise NotImplementedError
+        """Compute a task whose id has been verified."""
 
     def tier(self, elements: Iterable[str]) -> str:
         """The cutoff tier of a chemistry."""
@@ -81,6 +83,7 @@ class Calculator:
         Raises:
             MissingProgramError: says what to do.
         """
+        _ = self.version
 
     def address(self, structure: Structure, *, element: str, tier: str) -> str:
         """The id of a task."""

@@ -112,7 +112,7 @@ class VaspCalculator(Calculator):
             SnapshotError: if the snapshot cannot be used beside these POTCARs.
         """
         self.check_files(elements)
-        _ = self.version
+        super().check(elements)
 
     def check_files(self, elements: Iterable[str]) -> None:
         """See that POTCARs and snapshot are there; raises as ``check``."""
