@@ -1,10 +1,11 @@
-# Sluice: `make campaign` runs the default campaign from nothing, `make test` tests everything.
+# Sluice: `make campaign` runs the default campaign from nothing, `make test` tests it (`make test-long`: all of it, hours).
 # All is installed into .venv; nothing is installed again while requirements.lock stays as it is.
 
 PYTHON ?= python3
 CONFIG ?= config/config.yaml
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 TORCH := $(shell grep '^torch==' requirements.lock)
 CONFIGS := $(wildcard config/*.yaml config/campaigns/*.yaml)
 SOURCES := workflow tests benchmarks docs config
@@ -28,11 +29,14 @@ $(VENV)/bin/python:
 	    { echo "Sluice needs Python 3.11 or 3.12: make PYTHON=python3.11 …"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "python3 -m venv failed: apt-get install python3-venv"; exit 1; }
 
-# torch first: it is the largest, and what follows must not choose another one.
+# torch first: it is the largest, and what follows must not choose another one. The lock is complete (`pip check` sees
+# to that); bytecode is made on all cores afterwards.
 $(VENV)/installed: requirements.lock pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	$(PIP) $(TORCH)
+	$(PIP) --no-deps -r requirements.lock
+	$(PIP) --no-deps -e .
+	$(BIN)/python -m pip check --disable-pip-version-check
+	-$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null
 	@touch $@
 
 # pw.x and its pseudopotentials; without root it says what is missing (so does `sluice doctor`).

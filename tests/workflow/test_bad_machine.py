@@ -165,6 +165,7 @@ def set_clock_back(workdir: Path, seconds: float) -> None:
     lease.write_text(json.dumps(held | {"heartbeat_time": held["heartbeat_time"] + seconds}))
 
 
+@pytest.mark.long
 def test_clock_set_back_by_an_hour(tmp_path, undisturbed):
     config = write_config(tmp_path, **SMALL)
     workdir = tmp_path / "results" / "small"

@@ -92,6 +92,7 @@ def test_resume_goes_on(how, undisturbed, tmp_path):
     assert job_counts(config, "--until", "label_crystals") == {}, "plain Snakemake must see a finished campaign"
 
 
+@pytest.mark.long
 def test_finished_but_unregistered_work_is_adopted(undisturbed, tmp_path):
     """The driver died after a job had ended and before Snakemake had taken its mark away."""
     from snakemake.persistence.file import FilePersistence

@@ -64,7 +64,7 @@ def rows_of(folder):
         return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(handle)]
 
 
-@pytest.mark.parametrize("network", [CGCNN, GATGNN])
+@pytest.mark.parametrize("network", [CGCNN, pytest.param(GATGNN, marks=pytest.mark.long)])
 def test_two_processes_learn_what_one_learns(data, tmp_path, network):
     one, two = learner(data, network), learner(data, network)
     train(one, plan(tmp_path / "one", 105, batch_size=26))

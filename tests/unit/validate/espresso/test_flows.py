@@ -152,6 +152,7 @@ def real(tmp_path, **options):
 
 @needs_pw
 @pytest.mark.dft
+@pytest.mark.long
 def test_silicon_with_real_pw_is_the_same_undisturbed_and_continued(tmp_path):
     """PBE silicon: a = 5.47 Å. Stopping pw.x by its clock again and again changes nothing."""
     result = real(tmp_path / "a")
@@ -179,6 +180,7 @@ real(Path({folder!r}))
 
 @needs_pw
 @pytest.mark.dft
+@pytest.mark.long
 def test_killed_with_sigkill_it_goes_on(tmp_path):
     """The driver is killed in the middle of the relaxation; the next call continues it to the same energy."""
     code = CHILD.format(here=str(Path(__file__).parent), folder=str(tmp_path))
