@@ -45,7 +45,7 @@ rule compute_references:
     threads: CAMPAIGN.validate_.ranks
     resources:
         mem_mb=memory_mb(1700 + 300 * CAMPAIGN.validate_.ranks, per_cell_atom=50),
-        runtime=runtime_minutes(720),
+        runtime=runtime_minutes(360, per_thousand_atoms=12_000 / len(DFT_BATCHES)),
     params:
         revision=revision("validate.compute_references"),
         library=LIBRARY,
@@ -79,7 +79,7 @@ rule compute_compounds:
     threads: CAMPAIGN.validate_.ranks
     resources:
         mem_mb=memory_mb(1700 + 300 * CAMPAIGN.validate_.ranks, per_cell_atom=50),
-        runtime=runtime_minutes(720),
+        runtime=runtime_minutes(360, per_thousand_atoms=12_000 / len(DFT_BATCHES)),
     params:
         revision=revision("validate.compute_compounds"),
         library=LIBRARY,
