@@ -17,6 +17,9 @@ def experiment(
     *,
     quick: Annotated[bool, typer.Option("--quick", help="A small run of minutes, to see that it works.")] = False,
     full: Annotated[bool, typer.Option("--full", help="The paper's size; nothing is cut to meet the cap.")] = False,
+    cap: Annotated[
+        float | None, typer.Option("--cap", min=0.01, help="CPU-hours to cut it to, in place of its `cpu_hours`.")
+    ] = None,
     cores: Annotated[int | None, typer.Option("--cores", min=1, help="CPU cores to use; else all.")] = None,
     profile: Annotated[str | None, typer.Option("--profile", help="Profile under profiles/, or a directory.")] = None,
     publish: Annotated[
@@ -40,12 +43,14 @@ def experiment(
         return
     if quick and full:
         raise ConfigError("--quick and --full exclude each other")
+    if cap is not None and (quick or full):
+        raise ConfigError("--cap decides what is cut; with --quick or --full nothing is cut by estimate")
     if publish:
         for path in publish_table(name):
             typer.echo(f"{path} written")
         return
     mode: Literal["default", "quick", "full"] = "quick" if quick else "full" if full else "default"
-    raise typer.Exit(run_experiment(name, mode, cores=cores, profile=profile, console=console))
+    raise typer.Exit(run_experiment(name, mode, cap=cap, cores=cores, profile=profile, console=console))
 
 
 @data_app.command("list")

@@ -48,6 +48,7 @@ def config_for(source, **settings):
                   {"quantity": "random forest MAE", "at_most": 1e-9}],
         "data_folders": {"oqmd_formation": str(source)},
         "device": "cpu",
+        "repeats": 2,
         "settings": {
             "elemnet": {"model": "elemnet", **network}, "roost": {"model": "roost", **network}, "depths": [2],
             "depth_epochs": 1, "shares": [0.3, 0.5], "share_epochs": 1, "trees": 5, **settings,
@@ -69,12 +70,15 @@ def test_from_data_to_comparison(source, tmp_path):
         for repeat in range(part.repeats):
             folder = tmp_path / f"{part.variant}_{repeat}"
             folder.mkdir()
-            job = Job(part.variant, repeat, 2026 + repeat, prepared, {}, folder, tmp_path / "ck" / folder.name, 1)
+            needed = {name: runs[name] for name in part.needs}
+            job = Job(part.variant, repeat, 2026 + repeat, prepared, needed, folder, tmp_path / "ck" / folder.name, 1)
             EXPERIMENT.run(config, job)
             runs.setdefault(part.variant, []).append(folder)
     found = EXPERIMENT.compare(config, prepared, runs)
     quantities = [row.quantity for row in found.rows]
-    assert quantities[:2] == ["ElemNet MAE", "Roost MAE"]
+    assert quantities[:3] == ["ElemNet MAE", "Roost MAE", "Roost MAE, ensemble"]
+    ensemble, alone = (np.mean([read_metrics(r)["test_mae"][0] for r in runs[name]]) for name in ("ensemble", "roost"))
+    assert ensemble <= alone
     assert "ElemNet MAE, depth 2" in quantities and "ElemNet MAE, 0.5 of the training rows" in quantities
     assert set(found.figures) == {"Error against depth", "Learning curve", "Error against epochs"}
     assert all(np.isfinite(row.sluice_mean) for row in found.rows)

@@ -13,6 +13,7 @@ import pytest
 from sluice.errors import SluiceError
 from sluice.experiments.experiment import COLUMNS, AppliedCut, Comparison, ExperimentConfig, Goal, Row
 from sluice.experiments.folders import (
+    MACHINE_FILE,
     read_metrics,
     replace_folder,
     temporary_folder,
@@ -25,6 +26,8 @@ from sluice.experiments.results import (
     comparison_csv,
     describe_run,
     learning_curve,
+    machine,
+    machines_of,
     row_of,
     summarize,
     write_figures,
@@ -108,7 +111,7 @@ def finished(folder, monkeypatch, **values):
     found.analysis = ["It <i>fell</i> short."]
     results = folder / "results"
     results.mkdir()
-    facts = describe_run(checked, found)
+    facts = describe_run(checked, found, [])
     write_json(results / "run.json", facts)
     (results / "comparison.csv").write_text(comparison_csv(found.rows, COLUMNS))
     return checked, found, facts, results
@@ -127,8 +130,21 @@ def test_published_table_is_generated_from_the_run(tmp_path, monkeypatch):
     page, table = write_tables(results, tmp_path / "docs", "demo")
     text = page.read_text()
     assert "found 0.93: **missed**" in text and facts["versions"]["commit"] in text and r"a \| b" in text
-    assert facts["machine"]["processor"] in text and "0 CPU-hours (cap 2)" in text
+    assert facts["machines"][0]["processor"] in text and "0 CPU-hours (cap 2)" in text
     assert table.read_text() == (results / "comparison.csv").read_text()
+
+
+def test_the_machines_that_did_the_jobs_are_named(tmp_path, monkeypatch):
+    gpu = {"processor": "P", "cores": 16, "memory_gib": 128.0, "gpu": "H", "torch": "2"}
+    runs = [tmp_path / f"repeat_{k}" for k in range(4)]
+    for run, found in zip(runs, [machine(), gpu, gpu], strict=False):
+        run.mkdir()
+        write_json(run / MACHINE_FILE, found)
+    assert machines_of(runs) == [gpu | {"jobs": 2}, machine() | {"jobs": 1}]
+    _, _, facts, results = finished(tmp_path, monkeypatch)
+    write_json(results / "run.json", facts | {"machines": machines_of(runs)})
+    text = write_tables(results, tmp_path / "docs", "demo")[0].read_text()
+    assert "- P, 16 cores, 128 GiB, GPU H, torch 2; 2 jobs" in text
 
 
 def test_figures_are_pages_that_share_plotly(tmp_path):

@@ -26,7 +26,7 @@ from sluice.driver.run import Stopped, stop_signals
 from sluice.driver.view import PlainView, explain
 from sluice.errors import ConfigError, SluiceError
 from sluice.experiments.experiment import ExperimentConfig, Mode
-from sluice.experiments.plan import load_experiment_config, plan_experiment
+from sluice.experiments.plan import load_experiment_config, plan_experiment, replaced
 
 SNAKEFILE = "workflow/rules/experiments/experiment.smk"
 CONFIGS = "config/experiments"
@@ -34,7 +34,14 @@ RESULTS = Path("results/experiments")
 
 
 def run_experiment(
-    name: str, mode: Mode, *, cores: int | None, profile: str | None, console: Console, base: Path = RESULTS
+    name: str,
+    mode: Mode,
+    *,
+    cores: int | None,
+    profile: str | None,
+    console: Console,
+    cap: float | None = None,
+    base: Path = RESULTS,
 ) -> int:
     """Run an experiment to its report, or go on with it; the exit code.
 
@@ -48,6 +55,8 @@ def run_experiment(
     """
     folder = repository()
     experiment, config = load_experiment_config(folder / CONFIGS / f"{name}.yaml")
+    if cap is not None:
+        config = replaced(config, "cpu_hours", cap)
     planned = plan_experiment(experiment, config, mode)
     data = {data_set: require_data(data_set) for data_set in planned.data}
     planned = planned.model_copy(update={"data_folders": data})

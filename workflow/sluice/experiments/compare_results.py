@@ -36,7 +36,7 @@ def compare_results(*, experiment: str, settings: str, prepared: Path, runs: lis
     comparison = found.compare(config, prepared, by_variant(runs))
     comparison.rows = [add_note(row, config) for row in comparison.rows]
     with temporary_folder(results) as folder:
-        facts = describe_run(config, comparison)
+        facts = describe_run(config, comparison, runs)
         write_atomically(folder / "comparison.csv", comparison_csv(comparison.rows, COLUMNS).encode())
         write_json(folder / "run.json", facts)
         write_figures(folder / "figures", comparison.figures)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from pydantic import Field
+from scipy.stats import spearmanr
 
 from sluice.chemistry.composition_table import CompositionTable, composition_table, read_table
 from sluice.chemistry.compositions import Compositions
@@ -21,8 +22,10 @@ from sluice.experiments.experiment import Comparison, Experiment, ExperimentConf
 from sluice.experiments.folders import HISTORY_FILE, write_history, write_metrics
 from sluice.experiments.results import learning_curve, metric_of, summarize
 from sluice.models.baselines import Baseline, fit_baseline
-from sluice.models.composition import CompositionModel
+from sluice.models.composition import CompositionModel, combined
 from sluice.models.composition_training import save_composition_model, train_members
+from sluice.models.devices import pick_device
+from sluice.models.modelfile import load_model
 from sluice.report.theme import styled
 
 UNIT = "eV/atom"
@@ -67,6 +70,7 @@ class ElemNet(Experiment):
         return [
             Part("elemnet", config.repeats),
             Part("roost", config.repeats),
+            *([Part("ensemble", needs=("roost",))] if config.repeats > 1 else []),
             Part("random_forest"),
             Part("gradient_boosting"),
             *([Part("depth", len(s.depths))] if s.depths else []),
@@ -107,6 +111,11 @@ class ElemNet(Experiment):
     def run(self, config: ElemnetConfig, job: Job) -> None:
         """Train and measure."""
         s, table = config.settings, load_table(job.prepared / "table.npz")
+        if job.variant == "ensemble":
+            models = [_composition_model(run) for run in job.needed["roost"]]
+            found = combined(models).predict(table.compositions, pick_device(config.device))
+            _write(job.folder, table, found.value, found.disagreement)
+            return
         if job.variant in BASELINES:
             baseline = BASELINES[job.variant]
             found = fit_baseline(table, Magpie(), baseline, trees=s.trees, seed=job.seed, threads=job.threads)
@@ -142,6 +151,7 @@ class ElemNet(Experiment):
         rows = [
             summarize("ElemNet MAE", runs["elemnet"], "test_mae", paper=0.050, note=ELEMNET_NOTE, **sizes),
             summarize("Roost MAE", runs["roost"], "test_mae", paper=0.0297, note="same split", **sizes),
+            *_ensemble_rows(runs, sizes),
             summarize("random forest MAE", runs["random_forest"], "test_mae", note="Magpie", **sizes),
             summarize("gradient boosting MAE", runs["gradient_boosting"], "test_mae", note="Magpie", **sizes),
         ]
@@ -243,7 +253,28 @@ def thinned(table: CompositionTable, share: float, seed: int) -> CompositionTabl
     return table[np.sort(np.concatenate([kept, table.rows("val"), table.rows("test")]))]
 
 
-def _write(folder: Path, table: CompositionTable, predicted: np.ndarray) -> None:
+def _composition_model(run: Path) -> CompositionModel:
+    network = load_model(run / "model.ckpt").network
+    assert isinstance(network, CompositionModel)
+    return network
+
+
+def _ensemble_rows(runs: Mapping[str, Sequence[Path]], sizes: Mapping[str, Any]) -> list[Row]:
+    """The mean of the repeats' networks, and what their disagreement says of the error."""
+    if "ensemble" not in runs:
+        return []
+    note = f"mean of the {len(runs['roost'])} networks of the row above"
+    said = "Spearman's, of the networks' disagreement and the error of their mean"
+    plain = {**sizes, "unit": "", "note": said}
+    return [
+        summarize("Roost MAE, ensemble", runs["ensemble"], "test_mae", note=note, **sizes),
+        summarize("rank correlation of disagreement and error, ensemble", runs["ensemble"], "test_rank", **plain),
+    ]
+
+
+def _write(
+    folder: Path, table: CompositionTable, predicted: np.ndarray, disagreement: np.ndarray | None = None
+) -> None:
     error = np.abs(predicted - table.target)
     # Elements that only held-out rows have cannot be predicted; they are counted.
     missing = np.isnan(error)
@@ -252,6 +283,8 @@ def _write(folder: Path, table: CompositionTable, predicted: np.ndarray) -> None
         rows = table.rows(name)[~missing[table.rows(name)]]
         metrics[f"{name}_mae"] = float(error[rows].mean())
         metrics[f"{name}_rmse"] = float(np.sqrt((error[rows] ** 2).mean()))
+        if disagreement is not None:
+            metrics[f"{name}_rank"] = float(spearmanr(disagreement[rows], error[rows]).statistic)
     write_metrics(folder, metrics)
 
 

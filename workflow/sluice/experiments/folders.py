@@ -16,6 +16,7 @@ from sluice.models.modelfile import write_atomically
 
 METRICS_FILE = "metrics.json"
 HISTORY_FILE = "history.csv"
+MACHINE_FILE = "machine.json"
 Metric = float | int | str | None | list[float]
 
 

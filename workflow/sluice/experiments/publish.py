@@ -29,9 +29,8 @@ def write_tables(results: Path, docs: Path, name: str) -> list[Path]:
 
 def markdown(facts: dict[str, Any], rows: pd.DataFrame) -> str:
     """The page's text."""
-    where = facts["machine"]
     name = facts["experiment"]
-    gpu = f", GPU {where['gpu']}: {facts['gpu_hours']:g} GPU-hours" if facts["gpu_hours"] else ""
+    gpu = f", {facts['gpu_hours']:g} GPU-hours" if facts["gpu_hours"] else ""
     lines = [
         f"# {facts['title']}",
         "",
@@ -39,9 +38,9 @@ def markdown(facts: dict[str, Any], rows: pd.DataFrame) -> str:
         "",
         f"Compared with {facts['paper']}.",
         "",
-        f"- made {facts['made']}, commit `{facts['versions']['commit']}`, torch {facts['versions'].get('torch', '?')}",
-        f"- {where['processor']}, {where['cores']} cores, {where['memory_gib']:g} GiB{gpu}",
-        f"- {facts['cpu_hours']:g} CPU-hours (cap {facts['cap_cpu_hours']:g}), {facts['wall_hours']:g} hours of wall"
+        f"- made {facts['made']}, commit `{facts['versions']['commit']}`",
+        *(f"- {_described(machine)}" for machine in facts["machines"]),
+        f"- {facts['cpu_hours']:g} CPU-hours (cap {facts['cap_cpu_hours']:g}){gpu}, {facts['wall_hours']:g} hours of wall"
         f" time, at most {facts['max_memory_mb']:.0f} MB in a process",
         f"- cuts: {'; '.join(facts['cuts']) or 'none'}",
         "",
@@ -56,3 +55,11 @@ def markdown(facts: dict[str, Any], rows: pd.DataFrame) -> str:
     for paragraph in facts["analysis"]:
         lines += ["", paragraph]
     return "\n".join(lines) + "\n"
+
+
+def _described(machine: dict[str, Any]) -> str:
+    """A machine in one line."""
+    gpu = f", GPU {machine['gpu']}" if machine["gpu"] != "none" else ""
+    jobs = f"; {machine['jobs']} jobs" if "jobs" in machine else ""
+    where = f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']:g} GiB{gpu}"
+    return f"{where}, torch {machine['torch']}{jobs}"

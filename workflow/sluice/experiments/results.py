@@ -8,6 +8,7 @@ import json
 import math
 import os
 import platform
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -21,7 +22,7 @@ import plotly.graph_objects as go
 from sluice.attempts import ATTEMPTS_FILE
 from sluice.errors import SluiceError
 from sluice.experiments.experiment import Comparison, ExperimentConfig, Row
-from sluice.experiments.folders import HISTORY_FILE, read_metrics
+from sluice.experiments.folders import HISTORY_FILE, MACHINE_FILE, read_metrics
 from sluice.models.modelfile import write_atomically
 from sluice.provenance import created_with
 from sluice.report.costs import read_costs
@@ -136,7 +137,7 @@ def write_figures(folder: Path, figures: Mapping[str, go.Figure]) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """The machine: processor, cores, memory, GPU."""
+    """This machine: processor, cores, memory, GPU, torch."""
     model = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -147,11 +148,23 @@ def machine() -> dict[str, Any]:
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
-    return {"processor": model, "cores": os.cpu_count(), "memory_gib": round(memory, 1), "gpu": gpu}
+    return {
+        "processor": model,
+        "cores": os.cpu_count(),
+        "memory_gib": round(memory, 1),
+        "gpu": gpu,
+        "torch": torch.__version__,
+    }
 
 
-def describe_run(config: ExperimentConfig, comparison: Comparison) -> dict[str, Any]:
-    """What the report and the published page say about the run: machine, versions, hours, cuts, goals."""
+def machines_of(runs: Sequence[Path]) -> list[dict[str, Any]]:
+    """The different machines that did the jobs, as the jobs wrote them down, the busiest first."""
+    found = Counter(path.read_text(encoding="utf-8") for run in runs if (path := run / MACHINE_FILE).is_file())
+    return [json.loads(text) | {"jobs": count} for text, count in found.most_common()]
+
+
+def describe_run(config: ExperimentConfig, comparison: Comparison, runs: Sequence[Path]) -> dict[str, Any]:
+    """What the report and the published page say about the run: machines, versions, hours, cuts, goals."""
     costs = read_costs(Path(ATTEMPTS_FILE), own_step="compare_results")
     found = {row.quantity: row.sluice_mean for row in comparison.rows}
     goals = []
@@ -171,7 +184,7 @@ def describe_run(config: ExperimentConfig, comparison: Comparison) -> dict[str, 
         "paper": config.paper,
         "mode": config.mode,
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "machine": machine(),
+        "machines": machines_of(runs) or [machine()],
         "versions": json.loads(created_with()),
         "cpu_hours": round(costs.cpu_seconds / 3600, 4),
         "gpu_hours": round(costs.gpu_seconds / 3600, 4),

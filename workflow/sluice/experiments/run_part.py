@@ -6,8 +6,9 @@ from pathlib import Path
 
 from sluice.errors import SluiceError
 from sluice.experiments.experiment import load_experiment
-from sluice.experiments.folders import METRICS_FILE, replace_folder, temporary_folder
+from sluice.experiments.folders import MACHINE_FILE, METRICS_FILE, replace_folder, temporary_folder
 from sluice.experiments.plan import make_job
+from sluice.experiments.results import machine, write_json
 from sluice.step import run_step
 
 REVISION = 1
@@ -46,6 +47,7 @@ def run_part(
         found.run(config, job)
         if not (folder / METRICS_FILE).is_file():
             raise SluiceError(f"{experiment}: {job.variant}, repeat {job.repeat} wrote no {METRICS_FILE}")
+        write_json(folder / MACHINE_FILE, machine())
         replace_folder(folder, run)
 
 
