@@ -40,8 +40,8 @@ def markdown(facts: dict[str, Any], rows: pd.DataFrame) -> str:
         "",
         f"- made {facts['made']}, commit `{facts['versions']['commit']}`",
         *(f"- {_described(machine)}" for machine in facts["machines"]),
-        f"- {facts['cpu_hours']:g} CPU-hours (cap {facts['cap_cpu_hours']:g}){gpu}, {facts['wall_hours']:g} hours of wall"
-        f" time, at most {facts['max_memory_mb']:.0f} MB in a process",
+        f"- {facts['cpu_hours']:g} CPU-hours (cap {facts['cap_cpu_hours']:g}){gpu},"
+        f" {facts['wall_hours']:g} hours of wall time, at most {facts['max_memory_mb']:.0f} MB in a process",
         f"- cuts: {'; '.join(facts['cuts']) or 'none'}",
         "",
     ]
