@@ -21,9 +21,10 @@ import torch
 from mp_sample import mp_sample
 from torch import Tensor, nn
 
-from sluice.models.cgcnn import CGCNN, Convolution, expand
+from sluice.models.cgcnn import CGCNN, Convolution
 from sluice.models.element_features import N_FEATURES
 from sluice.models.graphs import Graphs, build_graphs
+from sluice.models.layers import expand
 
 SIZES = {"hidden_size": 64, "head_size": 128, "convolutions": 3, "gaussians": 41, "neighbours": 12, "cutoff": 8.0}
 LOSS_TOLERANCE = 2e-3  # relative, of single precision sums in another order over a whole training
