@@ -21,6 +21,9 @@ def experiment(
         float | None, typer.Option("--cap", min=0.01, help="CPU-hours to cut it to, in place of its `cpu_hours`.")
     ] = None,
     cores: Annotated[int | None, typer.Option("--cores", min=1, help="CPU cores to use; else all.")] = None,
+    jobs_per_gpu: Annotated[
+        int, typer.Option("--jobs-per-gpu", min=1, help="Jobs that share a GPU; small networks leave most of it idle.")
+    ] = 1,
     profile: Annotated[str | None, typer.Option("--profile", help="Profile under profiles/, or a directory.")] = None,
     publish: Annotated[
         bool,
@@ -50,7 +53,9 @@ def experiment(
             typer.echo(f"{path} written")
         return
     mode: Literal["default", "quick", "full"] = "quick" if quick else "full" if full else "default"
-    raise typer.Exit(run_experiment(name, mode, cap=cap, cores=cores, profile=profile, console=console))
+    raise typer.Exit(
+        run_experiment(name, mode, cap=cap, cores=cores, jobs_per_gpu=jobs_per_gpu, profile=profile, console=console)
+    )
 
 
 @data_app.command("list")

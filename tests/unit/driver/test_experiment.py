@@ -18,8 +18,9 @@ from sluice.errors import ConfigError, MissingProgramError, SluiceError
 FACTS = {
     "experiment": "dvae", "title": "Demo", "paper": "Someone", "mode": "default", "made": "today",
     "cuts": ["epochs 9 → 1"],
-    "machine": {"processor": "p", "cores": 2, "memory_gib": 4.0, "gpu": "none"}, "versions": {"commit": "abc"},
-    "cpu_hours": 1.5, "gpu_hours": 0.0, "wall_hours": 1.0, "max_memory_mb": 500.0, "cap_cpu_hours": 4.0, "analysis": [],
+    "machines": [{"processor": "p", "cores": 2, "memory_gib": 4.0, "gpu": "none", "torch": "2"}],
+    "versions": {"commit": "abc"}, "cpu_hours": 1.5, "gpu_hours": 0.0, "wall_hours": 1.0, "max_memory_mb": 500.0,
+    "cap_cpu_hours": 4.0, "analysis": [],
     "goals": [{"quantity": "test accuracy", "goal": "≥ 0.9", "value": 0.91, "met": True}],
 }  # fmt: skip
 
@@ -57,6 +58,9 @@ def test_jobs_that_would_outlive_the_driver_are_refused(tmp_path, monkeypatch):
         command(repository(), tmp_path, 1, "slurm")
     monkeypatch.setattr("sluice.driver.experiment.count_gpus", lambda: 0)
     assert "--resources" not in command(repository(), tmp_path, 1, None)
+    monkeypatch.setattr("sluice.driver.experiment.count_gpus", lambda: 2)
+    assert "gpu=2" in command(repository(), tmp_path, 1, None)
+    assert "gpu=8" in command(repository(), tmp_path, 1, None, jobs_per_gpu=4)
 
 
 def test_commands():
@@ -66,6 +70,24 @@ def test_commands():
     assert unknown.exit_code == 2 and "no such experiment" in unknown.output
     both = CliRunner().invoke(app, ["experiment", "dvae", "--quick", "--full"])
     assert both.exit_code == 2 and "exclude each other" in both.output
+    capped = CliRunner().invoke(app, ["experiment", "dvae", "--quick", "--cap", "1"])
+    assert capped.exit_code == 2 and "nothing is cut by estimate" in capped.output
+
+
+def test_another_cap_decides_what_is_cut(tmp_path, monkeypatch):
+    (tmp_path / "hea_dvae").mkdir()
+    for name in find_in_registry("hea_dvae").required:
+        (tmp_path / "hea_dvae" / name).write_bytes(b"")
+    monkeypatch.setenv("SLUICE_DATA", str(tmp_path))
+    planned = []
+    monkeypatch.setattr("sluice.driver.experiment._drive", lambda config, *_: planned.append(config) or 1)
+    for cap in (None, 1.0):
+        run_experiment("dvae", "default", cap=cap, cores=1, profile=None, console=Console(), base=tmp_path / "results")
+    own, asked = planned
+    assert asked.cpu_hours == 1.0 > own.cpu_hours
+    assert asked.settings.paper.epochs > own.settings.paper.epochs
+    with pytest.raises(ConfigError, match="estimated with all cuts made"):
+        run_experiment("dvae", "default", cap=0.01, cores=1, profile=None, console=Console(), base=tmp_path)
 
 
 def test_results_replace_those_before_as_a_whole(tmp_path):

@@ -41,6 +41,7 @@ def run_experiment(
     profile: str | None,
     console: Console,
     cap: float | None = None,
+    jobs_per_gpu: int = 1,
     base: Path = RESULTS,
 ) -> int:
     """Run an experiment to its report, or go on with it; the exit code.
@@ -64,10 +65,10 @@ def run_experiment(
     if cores > usable_cores():
         raise ConfigError(f"--cores {cores}: {usable_cores()} cores may be used here")
     workdir = (base / name / mode).absolute()
-    words = command(folder, workdir, cores, profile)
+    words = command(folder, workdir, cores, profile, jobs_per_gpu)
     estimate = experiment.cpu_hours(planned)
-    cap = f", cap {planned.cpu_hours:g}" if mode == "default" else ""
-    console.print(f"{name}: {mode}, about {estimate:.2g} CPU-hours{cap}; {workdir}", highlight=False, soft_wrap=True)
+    limit = f", cap {planned.cpu_hours:g}" if mode == "default" else ""
+    console.print(f"{name}: {mode}, about {estimate:.2g} CPU-hours{limit}; {workdir}", highlight=False, soft_wrap=True)
     for cut in planned.applied:
         console.print(f"  {'quick' if mode == 'quick' else 'cut'}: {cut.describe()}", highlight=False, markup=False)
     began = time.monotonic()
@@ -85,7 +86,7 @@ def run_experiment(
     return code
 
 
-def command(folder: Path, workdir: Path, cores: int, profile: str | None) -> list[str]:
+def command(folder: Path, workdir: Path, cores: int, profile: str | None, jobs_per_gpu: int = 1) -> list[str]:
     """Snakemake's command line; ``folder`` is the repository.
 
     Raises:
@@ -102,7 +103,7 @@ def command(folder: Path, workdir: Path, cores: int, profile: str | None) -> lis
         )
     words += ["--configfile", str(workdir / "config.yaml"), "--workflow-profile", str(chosen), "--cores", str(cores)]
     if gpus := count_gpus():
-        words += ["--resources", f"gpu={gpus}"]
+        words += ["--resources", f"gpu={gpus * jobs_per_gpu}"]
     # A job that was interrupted left checkpoints beside its outputs: done again, it goes on from there.
     return [sys.executable, "-m", "snakemake", *words, "--rerun-incomplete"]
 

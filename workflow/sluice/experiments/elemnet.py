@@ -113,8 +113,8 @@ class ElemNet(Experiment):
         s, table = config.settings, load_table(job.prepared / "table.npz")
         if job.variant == "ensemble":
             models = [_composition_model(run) for run in job.needed["roost"]]
-            found = combined(models).predict(table.compositions, pick_device(config.device))
-            _write(job.folder, table, found.value, found.disagreement)
+            mean = combined(models).predict(table.compositions, pick_device(config.device))
+            _write(job.folder, table, mean.value, mean.disagreement)
             return
         if job.variant in BASELINES:
             baseline = BASELINES[job.variant]
