@@ -9,6 +9,7 @@ from mp_data import write_mp_data
 from pymatgen.core import Lattice, Structure
 
 from sluice.experiments.experiment import Job, load_experiment
+from sluice.experiments.folders import read_metrics
 from sluice.models.scoring import score_input
 
 TINY = {"hidden_size": 8, "head_size": 8, "convolutions": 1, "gaussians": 10, "epochs": 2, "batch_size": 16}
@@ -35,7 +36,7 @@ def done(request, tmp_path_factory):
     experiment = load_experiment(name)
     config = experiment.config_type(
         experiment=name, title="small", paper="nobody", device="cpu", settings=SETTINGS[name],
-        data_folders=write_mp_data(root / "data"),
+        data_folders=write_mp_data(root / "data"), goals=[{"quantity": GOALS[name], "at_least": 1e9}],
     )  # fmt: skip
     prepared = root / "prepared"
     prepared.mkdir()
@@ -63,6 +64,20 @@ def test_every_row_has_a_number(done):
     assert np.isfinite(rows[GOALS[name]].sluice_mean)
     assert all(np.isfinite(row.sluice_mean) for row in comparison.rows), rows
     assert "Learning curve" in comparison.figures
+
+
+def test_a_missed_goal_comes_with_its_cause(done):
+    name, _, runs, comparison = done
+    text = " ".join(comparison.analysis)
+    assert f"{GOALS[name]}" in text and "≥ 1e+09" in text and "issed" in text
+    if name == "tsdnn-stability":
+        right = read_metrics(runs["unseparated_regression"][0])["test_accuracy"][0]
+        assert f"would gain {100 * (1 - right):.1f} points" in text
+    if name == "tsdnn-synthesizability":
+        assert "TSDNN passed 2 times over" in text
+    if name == "cgcnn-gatgnn":
+        history = pd.read_csv(runs["cgcnn_formation"][0] / "history.csv").iloc[-1]
+        assert f"is {history['train_loss'] / history['val_loss']:.0%} of the validation loss" in text
 
 
 def test_the_cost_grows_with_epochs(done):

@@ -15,7 +15,7 @@ from sluice.config_base import Count, Positive, Section
 from sluice.experiments.experiment import Comparison, Experiment, ExperimentConfig, Job, Part, Row
 from sluice.experiments.folders import HISTORY_FILE, write_metrics
 from sluice.experiments.mp_structures import read_structures, read_table
-from sluice.experiments.results import learning_curve, metric_of, summarize
+from sluice.experiments.results import describe_fit, learning_curve, metric_of, missed_goals, summarize
 from sluice.experiments.tsdnn_settings import GraphSettings
 from sluice.models.cgcnn import CGCNN
 from sluice.models.cgcnn_training import GraphLearner
@@ -120,11 +120,25 @@ class CgcnnGatgnn(Experiment):
             figures={} if curve is None else {"Learning curve": curve},
             model=runs["cgcnn_formation"][0] / "model.ckpt",
             analysis=[
+                *_causes(config, rows, runs),
                 "Materials are those of the papers' lists whose structure (2024 relaxation) and label (2019-2023) are"
                 " at hand; formation energies exist for the lowest polymorph of a composition only, so fewer materials"
                 " than the papers' are learnt from. Splits are 60/20/20, drawn at random as in the papers.",
             ],
         )
+
+
+def _causes(config: ModelConfig, rows: Sequence[Row], runs: Mapping[str, Sequence[Path]]) -> list[str]:
+    """Why goals were missed, as far as the learning curves tell."""
+    found = []
+    for goal in missed_goals(config, rows):
+        network = next((n for n, (title, _) in NETWORKS.items() if f", {title}," in goal.quantity), "")
+        quantity = next((q for q, (*_, words, _) in QUANTITIES.items() if goal.quantity.endswith(words)), "")
+        folder = runs[f"{network}_{quantity}"][0] if network and quantity else None
+        sizes = f"It learns from {int(metric_of(folder, 'n_train')[0])} materials." if folder else ""
+        fit = describe_fit(folder) if folder else ""
+        found.append(" ".join(filter(None, [f"The goal {goal.quantity} {goal.describe()} is missed.", sizes, fit])))
+    return found
 
 
 def run_regression(config: ModelConfig, job: Job, network: str, quantity: str) -> None:

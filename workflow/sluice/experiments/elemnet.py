@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import plotly.graph_objects as go
 from pydantic import Field
 from scipy.stats import spearmanr
@@ -19,8 +18,8 @@ from sluice.config_base import Count, Section
 from sluice.config_composition import CompositionDataSettings, CompositionModelSettings
 from sluice.errors import BadDataError
 from sluice.experiments.experiment import Comparison, Experiment, ExperimentConfig, Job, Part, Row
-from sluice.experiments.folders import HISTORY_FILE, write_history, write_metrics
-from sluice.experiments.results import learning_curve, metric_of, summarize
+from sluice.experiments.folders import write_history, write_metrics
+from sluice.experiments.results import describe_fit, learning_curve, metric_of, missed_goals, summarize
 from sluice.models.baselines import Baseline, fit_baseline
 from sluice.models.composition import CompositionModel, combined
 from sluice.models.composition_training import save_composition_model, train_members
@@ -195,29 +194,12 @@ def _analysis(
     unpredicted = max(int(metric_of(run, "unpredicted")[0]) for run in [*runs["elemnet"], *runs["roost"]])
     if unpredicted:
         text.append(f"{unpredicted} compositions have an element that no training row holds, and no prediction.")
-    found = {row.quantity: row.sluice_mean for row in rows}
-    for goal in config.goals:
-        if not goal.is_met(found.get(goal.quantity, float("nan"))):
-            network = goal.quantity.split()[0].lower()
-            causes = [_fit(runs[network]) if network in ("elemnet", "roost") else "", _pace(s.shares, curve)]
-            sentences = [f"The goal {goal.quantity} {goal.describe()} is missed.", *filter(None, causes)]
-            text.append(" ".join(sentences))
+    for goal in missed_goals(config, rows):
+        network = goal.quantity.split()[0].lower()
+        causes = [describe_fit(runs[network][0]) if network in ("elemnet", "roost") else "", _pace(s.shares, curve)]
+        sentences = [f"The goal {goal.quantity} {goal.describe()} is missed.", *filter(None, causes)]
+        text.append(" ".join(sentences))
     return text
-
-
-def _fit(runs: Sequence[Path]) -> str:
-    """Whether the network fits its training rows much better than others."""
-    history = pd.read_csv(runs[0] / HISTORY_FILE)
-    last = history.iloc[-1]
-    if last["val_loss"] <= 0 or last["train_loss"] <= 0:  # a likelihood, whose ratio says nothing
-        return ""
-    share = last["train_loss"] / last["val_loss"]
-    cause = (
-        "it knows its rows by heart, more rows would help" if share < 0.5 else "more passes or a larger one may help"
-    )
-    return (
-        f"After {len(history)} epochs the training loss of the network is {share:.0%} of the validation loss: {cause}."
-    )
 
 
 def _pace(shares: Sequence[float], curve: Sequence[float]) -> str:

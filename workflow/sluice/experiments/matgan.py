@@ -16,7 +16,7 @@ from sluice.experiments.composition_gan_data import load_compositions, read_expe
 from sluice.experiments.composition_gan_runs import FORMULAS_FILE, count_draws, learned_from, train_gan
 from sluice.experiments.experiment import Comparison, Experiment, ExperimentConfig, Job, Part, Row
 from sluice.experiments.folders import read_metrics
-from sluice.experiments.results import learning_curve, row_of, summarize
+from sluice.experiments.results import learning_curve, missed_goals, named, row_of, summarize
 
 # CPU seconds, measured on one thread: a critic step with one composition without and with the gradient penalty, a
 # generator step with one, by width; a draw with its checks, estimated.
@@ -143,13 +143,12 @@ def _analysis(config: MatganConfig, prepared: Path, rows: Sequence[Row]) -> list
         "Validity is decided exactly, with smact's default oxidation states, by one rule for training formulas and "
         "draws; compounds of metals only do not pass.",
     ]
-    found, gan = {row.quantity: row.sluice_mean for row in rows}, config.settings.gan
-    missed = [goal for goal in config.goals if not goal.is_met(found.get(goal.quantity, float("nan")))]
-    if missed:
-        names = ", ".join(f"{goal.quantity} ({goal.describe()})" for goal in missed)
+    gan = config.settings.gan
+    if missed := missed_goals(config, rows):
         text.append(
-            f"Missed goals: {names}. Trained were {gan.width:g} of the published channels for {gan.steps} critic steps "
-            f"of {gan.batch_size} compositions; the authors' code trains without an end, on the ICSD's own list."
+            f"Missed goals: {named(missed)}. Trained were {gan.width:g} of the published channels for {gan.steps}"
+            f" critic steps of {gan.batch_size} compositions; the authors' code trains without an end, on"
+            " the ICSD's own list."
         )
     return text
 

@@ -21,7 +21,7 @@ import plotly.graph_objects as go
 
 from sluice.attempts import ATTEMPTS_FILE
 from sluice.errors import SluiceError
-from sluice.experiments.experiment import Comparison, ExperimentConfig, Row
+from sluice.experiments.experiment import Comparison, ExperimentConfig, Goal, Row
 from sluice.experiments.folders import HISTORY_FILE, MACHINE_FILE, read_metrics
 from sluice.models.modelfile import write_atomically
 from sluice.provenance import created_with
@@ -95,6 +95,32 @@ def learning_curve(
     figure.update_xaxes(title_text=x_title.replace("_", " "), type="log" if log_x else "linear")
     figure.update_yaxes(title_text=y_title)
     return figure
+
+
+def missed_goals(config: ExperimentConfig, rows: Sequence[Row]) -> list[Goal]:
+    """The goals that the rows miss, or have no value for."""
+    found = {row.quantity: row.sluice_mean for row in rows}
+    return [goal for goal in config.goals if not goal.is_met(found.get(goal.quantity, math.nan))]
+
+
+def named(goals: Sequence[Goal]) -> str:
+    """Goals in one line."""
+    return ", ".join(f"{goal.quantity} ({goal.describe()})" for goal in goals)
+
+
+def describe_fit(run: Path) -> str:
+    """Whether a network fits its training rows much better than others, by the last row of its learning curve."""
+    history = pd.read_csv(run / HISTORY_FILE)
+    last = history.iloc[-1]
+    if last["val_loss"] <= 0 or last["train_loss"] <= 0:  # a likelihood, whose ratio says nothing
+        return ""
+    share = last["train_loss"] / last["val_loss"]
+    cause = (
+        "it knows its rows by heart, more rows would help" if share < 0.5 else "more passes or a larger one may help"
+    )
+    return (
+        f"After {len(history)} epochs the training loss of the network is {share:.0%} of the validation loss: {cause}."
+    )
 
 
 def add_note(row: Row, config: ExperimentConfig) -> Row:

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from sluice.experiments.composition_gan_data import PROPERTIES
 from sluice.experiments.experiment import Comparison, Row
 from sluice.experiments.folders import read_metrics
-from sluice.experiments.results import learning_curve, summarize
+from sluice.experiments.results import learning_curve, missed_goals, named, summarize
 from sluice.experiments.wgan_runs import CLASSES, ENCODINGS, read_planes
 from sluice.report.theme import SERIES, styled
 
@@ -161,8 +161,6 @@ def _analysis(config: WganConfig, rows: Sequence[Row]) -> list[str]:
         best = min(ENCODINGS, key=lambda encoding: by_name[f"{name} {encoding} mae"])
         if best != "wgan":
             text.append(f"{name}: the lowest MAE is that of {best}, not of the learned encoding.")
-    missed = [goal for goal in config.goals if not goal.is_met(by_name.get(goal.quantity, float("nan")))]
-    if missed:
-        names = ", ".join(f"{goal.quantity} ({goal.describe()})" for goal in missed)
-        text.append(f"Missed goals: {names}. The learning curves show whether longer training would help.")
+    if missed := missed_goals(config, rows):
+        text.append(f"Missed goals: {named(missed)}. The learning curves show whether longer training would help.")
     return text
