@@ -124,6 +124,10 @@ def test_synthesizability_holds_both_against_each_other_at_one_precision(world, 
     assert f"{precision:.4f}" in row.note
     assert rows["parameters of the PU baseline over TSDNN's"].sluice_mean == pytest.approx(1.5)
     assert 0 <= rows["TPR on its held-out positives, PU baseline"].sluice_mean <= 1
+    assert 0 <= rows["TPR on its held-out positives, TSDNN"].sluice_mean <= 1
+    _, graphs, _ = read_graphs(tmp_path / "prepared" / "graphs.h5")
+    ones = np.array([len(np.unique(graphs.numbers[a:b])) for a, b in pairwise(graphs.node_offsets)])
+    assert elements(graphs, np.arange(len(graphs))).tolist() == ones.tolist()
     (runs["test"][0] / SCORES).unlink()
     with pytest.raises(SluiceError, match="older version"):
         TsdnnSynthesizability().compare(config, tmp_path, runs)

@@ -104,6 +104,14 @@ def new_compositions(graphs: Graphs, rows: NDArray[np.int64], learnt: NDArray[np
     return ~np.isin(kind[: len(rows)], kind[len(rows) :])
 
 
+def elements(graphs: Graphs, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(r,) number of elements of each crystal."""
+    part = graphs[rows]
+    holds = np.zeros((len(rows), 256), bool)
+    holds[part.crystal_of_node, part.numbers] = True
+    return holds.sum(axis=1)
+
+
 def measure(job: Job, score: NDArray[np.float64], truth: NDArray[np.int64], new: NDArray[np.bool_]) -> dict[str, float]:
     """Metrics on the test rows, and their scores kept for the comparison.
 
@@ -164,6 +172,12 @@ def run_tsdnn(config: SynthesizabilityConfig, job: Job) -> None:
     metrics = measure(job, _probability(learner.predict(test)), truth, new)
     metrics["unlabelled_positive"] = (
         float((learner.predict(unlabelled) > 0).mean()) if len(unlabelled) else float("nan")
+    )
+    own = learner.validation[target[learner.validation] == 1]
+    metrics["held_out_tpr"] = float((learner.predict(own) > 0).mean()) if len(own) else float("nan")
+    learnt = learner.labelled[target[learner.labelled] == 1]
+    metrics["binary_learnt"], metrics["binary_test"] = (
+        float((elements(data.graphs, rows) == 2).mean()) for rows in (learnt, test[truth == 1])
     )
     write_metrics(job.folder, {**metrics, "n_train": len(learner.labelled), "parameters": parameters})
     shutil.copyfile(plan.metrics, job.folder / HISTORY_FILE)
