@@ -1,6 +1,7 @@
 """The jobs of the stability and the synthesizability experiment, on a small world made here."""
 
 import gzip
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -17,9 +18,11 @@ from sluice.experiments.tsdnn_synthesizability_runs import (
     SCORES,
     SPLITS,
     UNLABELLED,
+    elements,
     new_compositions,
     tpr_at_precision,
 )
+from sluice.models.graph_store import read_graphs
 from sluice.models.graphs import build_graphs
 
 TRAINING = {"hidden_size": 6, "head_size": 6, "convolutions": 1, "gaussians": 9, "epochs": 3, "batch_size": 32}
