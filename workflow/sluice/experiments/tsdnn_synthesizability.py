@@ -168,7 +168,8 @@ def _kinds(runs: Sequence[Path]) -> str:
     tested, learnt = _mean(runs, "binary_test"), _mean(runs, "binary_learnt")
     return (
         f"Of the published test positives {tested:.1%} have two elements, of the positives learnt from {learnt:.1%}:"
-        " that recall measures how far a model carries from compounds of more elements to binary ones. The recall on held-out positives is of crystals of the same kind as those learnt from."
+        " that recall measures how far a model carries from compounds of more elements to binary ones. The recall on"
+        " held-out positives is of crystals of the same kind as those learnt from."
     )
 
 
