@@ -21,6 +21,7 @@ from sluice.experiments.tsdnn_synthesizability_runs import (
     tpr_at_precision,
 )
 from sluice.models.graphs import build_graphs
+from sluice.models.modelfile import load_model
 
 TRAINING = {"hidden_size": 6, "head_size": 6, "convolutions": 1, "gaussians": 9, "epochs": 3, "batch_size": 32}
 GRAPHS = {"neighbours": 6, "cutoff": 5.0}
@@ -101,6 +102,9 @@ def test_stability_measures_all_on_one_test_set_and_tells_what_each_learnt_from(
         expected = 100 * (accuracy[name] - accuracy["unseparated_regression"])
         assert rows[quantity].sluice_mean == pytest.approx(expected)
         assert rows[quantity].n_train == n_train[name]
+    networks = {name: load_model(run[0] / "model.ckpt").network for name, run in runs.items()}
+    assert networks["unseparated_regression"].dropout.p == 0.0
+    assert networks["unseparated"].student.dropout.p == networks["unseparated_supervised"].dropout.p > 0
     # The labels of this world are the signs of the energies, as far as those are known; -2 is no limit of its.
     assert rows["share of labels that the energies at hand confirm, E_f < 0"].sluice_mean == 1.0
     assert rows["share of labels that the energies at hand confirm, E_f < -2 eV/atom"].sluice_mean < 0.8
