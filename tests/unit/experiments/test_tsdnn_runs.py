@@ -94,6 +94,9 @@ def test_stability_measures_all_on_one_test_set_and_tells_what_each_learnt_from(
     assert n_train["unseparated_regression"] == n_train["unseparated_equal_rows"] < 0.7 * n_train["unseparated"]
     assert n_train["unseparated_supervised"] == n_train["unseparated"]
     rows = {row.quantity: row for row in comparison.rows}
+    fewer = f"the regression learns from {int(n_train['unseparated_regression'])} of these rows"
+    assert rows["accuracy gain over regression, E_f < 0"].note == fewer
+    assert any("that of both (the paper: student)" in paragraph for paragraph in comparison.analysis)
     accuracy = {name: values["test_accuracy"][0] for name, values in found.items()}
     for quantity, name in (
         ("accuracy gain over regression, E_f < 0", "unseparated"),
