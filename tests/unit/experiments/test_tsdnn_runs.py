@@ -131,6 +131,12 @@ def test_synthesizability_holds_both_against_each_other_at_one_precision(world, 
     assert f"{precision:.4f}" in row.note
     assert rows["parameters of the PU baseline over TSDNN's"].sluice_mean == pytest.approx(1.5)
     assert 0 <= rows["TPR on its held-out positives, PU baseline"].sluice_mean <= 1
+    with np.load(runs["time"][0] / SCORES) as kept:
+        others = kept["score"][kept["label"] == 0]
+    row = rows["share called positive of the others in the test table, time split, TSDNN"]
+    assert (row.sluice_mean, row.n_test) == (pytest.approx((others > 0.5).mean()), len(others))
+    assert "without a status" in rows["TPR on time split, TSDNN"].note
+    assert not rows["TPR on test positives, TSDNN"].note
     (runs["test"][0] / SCORES).unlink()
     with pytest.raises(SluiceError, match="older version"):
         TsdnnSynthesizability().compare(config, tmp_path, runs)
