@@ -24,6 +24,7 @@ from sluice.experiments.tsdnn_synthesizability_runs import (
 )
 from sluice.models.graph_store import read_graphs
 from sluice.models.graphs import build_graphs
+from sluice.models.modelfile import load_model
 
 TRAINING = {"hidden_size": 6, "head_size": 6, "convolutions": 1, "gaussians": 9, "epochs": 3, "batch_size": 32}
 GRAPHS = {"neighbours": 6, "cutoff": 5.0}
@@ -96,6 +97,9 @@ def test_stability_measures_all_on_one_test_set_and_tells_what_each_learnt_from(
     assert n_train["unseparated_regression"] == n_train["unseparated_equal_rows"] < 0.7 * n_train["unseparated"]
     assert n_train["unseparated_supervised"] == n_train["unseparated"]
     rows = {row.quantity: row for row in comparison.rows}
+    fewer = f"the regression learns from {int(n_train['unseparated_regression'])} of these rows"
+    assert rows["accuracy gain over regression, E_f < 0"].note == fewer
+    assert any("that of both (the paper: student)" in paragraph for paragraph in comparison.analysis)
     accuracy = {name: values["test_accuracy"][0] for name, values in found.items()}
     for quantity, name in (
         ("accuracy gain over regression, E_f < 0", "unseparated"),
@@ -104,6 +108,9 @@ def test_stability_measures_all_on_one_test_set_and_tells_what_each_learnt_from(
         expected = 100 * (accuracy[name] - accuracy["unseparated_regression"])
         assert rows[quantity].sluice_mean == pytest.approx(expected)
         assert rows[quantity].n_train == n_train[name]
+    networks = {name: load_model(run[0] / "model.ckpt").network for name, run in runs.items()}
+    assert networks["unseparated_regression"].dropout.p == 0.0
+    assert networks["unseparated"].student.dropout.p == networks["unseparated_supervised"].dropout.p > 0
     # The labels of this world are the signs of the energies, as far as those are known; -2 is no limit of its.
     assert rows["share of labels that the energies at hand confirm, E_f < 0"].sluice_mean == 1.0
     assert rows["share of labels that the energies at hand confirm, E_f < -2 eV/atom"].sluice_mean < 0.8
@@ -131,6 +138,12 @@ def test_synthesizability_holds_both_against_each_other_at_one_precision(world, 
     _, graphs, _ = read_graphs(tmp_path / "prepared" / "graphs.h5")
     ones = np.array([len(np.unique(graphs.numbers[a:b])) for a, b in pairwise(graphs.node_offsets)])
     assert elements(graphs, np.arange(len(graphs))).tolist() == ones.tolist()
+    with np.load(runs["time"][0] / SCORES) as kept:
+        others = kept["score"][kept["label"] == 0]
+    row = rows["share called positive of the others in the test table, time split, TSDNN"]
+    assert (row.sluice_mean, row.n_test) == (pytest.approx((others > 0.5).mean()), len(others))
+    assert "without a status" in rows["TPR on time split, TSDNN"].note
+    assert not rows["TPR on test positives, TSDNN"].note
     (runs["test"][0] / SCORES).unlink()
     with pytest.raises(SluiceError, match="older version"):
         TsdnnSynthesizability().compare(config, tmp_path, runs)

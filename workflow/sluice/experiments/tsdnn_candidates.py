@@ -26,7 +26,9 @@ class CandidateSettings(Section):
     unlabelled: Count = Field(6000, description="Most unlabelled materials.")
     folds: Count = Field(5, description="Folds in which the candidates' own DFT labels are learnt from.")
     candidate_weight: float = Field(5.0, gt=0, description="Weight of a candidate's DFT label beside a material's.")
-    strain: float = Field(0.15, ge=0, description="Largest linear strain in training and of the strained validation.")
+    strain: float = Field(
+        0.15, ge=0, description="Largest linear strain of the strained validation; training has none."
+    )
 
 
 class CandidateConfig(ExperimentConfig):

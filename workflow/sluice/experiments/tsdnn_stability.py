@@ -70,9 +70,15 @@ class TsdnnStability(Experiment):
             names = {way: name for name, (of, way) in runs_module.VARIANTS.items() if of == label}
             sizes = _sizes(runs[names["tsdnn"]][0])
             gains = _gain(runs[names["tsdnn"]], runs[names[runs_module.REGRESSION]])
-            rows.append(
-                row_of(f"accuracy gain over regression, {words}", gains, paper=PAPER_GAIN, unit="points", **sizes)
+            fewer = (
+                f"the regression learns from {_sizes(runs[names[runs_module.REGRESSION]][0])['n_train']} of these rows"
             )
+            rows.append(
+                row_of(
+                    f"accuracy gain over regression, {words}", gains, paper=PAPER_GAIN, unit="points", note=fewer,
+                    **sizes,
+                )
+            )  # fmt: skip
             equal = _gain(runs[names[runs_module.EQUAL_ROWS]], runs[names[runs_module.REGRESSION]])
             sizes = _sizes(runs[names[runs_module.EQUAL_ROWS]][0])
             rows += [
@@ -106,7 +112,9 @@ class TsdnnStability(Experiment):
                 " training materials whose formation energy is known, and is thresholded at the labels' own limit;"
                 " TSDNN has all labels, as in the paper. The gain with TSDNN held to the regression's materials is a"
                 " row of its own, and so is one CGCNN classifier of all labels without unlabelled materials: the first"
-                " tells what the missing energies are worth, the second what the unlabelled materials are.",
+                " tells what the missing energies are worth, the second what a second network and the unlabelled"
+                " materials are together.",
+                _departures(config.settings.training),
                 "Labels were made from other energies than those at hand and do not quite agree with them, so even a"
                 " perfect regression would miss some of them.",
                 "The published code's quirks (the sign of the student's gain, a baseline drawn at random in each step)"
@@ -126,6 +134,15 @@ def _causes(config: StabilityConfig, rows: Sequence[Row], runs: Mapping[str, Seq
         f" {right:.1%} of the test rows: a classifier without a single mistake would gain {100 * (1 - right):.1f}"
         " points. The gain says how weak a baseline is as much as how good the classifier is."
     ]
+
+
+def _departures(training: TsdnnTraining) -> str:
+    """How TSDNN learnt and answered here, beside the paper's way."""
+    return (
+        f"In all rows of TSDNN here the answer is that of {training.answer} (the paper: student), the optimizer is"
+        f" {training.optimizer} with a step of {training.learning_rate:g} (sgd, 0.001), and labels count"
+        f" {training.student_labels:g} in the student's own loss (0: the teacher's labels alone)."
+    )
 
 
 def _sizes(run: Path) -> dict[str, int]:

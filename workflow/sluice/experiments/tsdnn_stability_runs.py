@@ -135,11 +135,14 @@ def _sizes(config: StabilityConfig) -> dict[str, Any]:
 def _lone_network(
     config: StabilityConfig, graphs: Graphs, way: str, rows: dict[str, NDArray], values: NDArray
 ) -> GraphLearner:
-    """One CGCNN without unlabelled crystals: the regression, or a classifier of the same labels as TSDNN's."""
+    """One CGCNN without unlabelled crystals: the regression, or a classifier of the same labels as TSDNN's.
+
+    The regression drops nothing: the published CGCNN has dropout in its classifier only.
+    """
     training, sizes = config.settings.training, _sizes(config)
     if way == REGRESSION:
         fit = values[rows["train"]]
-        sizes |= {"shift": float(fit.mean()), "spread": float(fit.std())}
+        sizes |= {"shift": float(fit.mean()), "spread": float(fit.std()), "dropout": 0.0}
     return GraphLearner(
         graphs, np.nan_to_num(values), np.ones(len(graphs)),
         training=rows["train"], validation=rows["val"],
