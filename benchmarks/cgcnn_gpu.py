@@ -42,8 +42,10 @@ class Traffic(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
-        if func.overloadpacket.__name__ not in VIEWS:
-            tensors = [x for x in tree_leaves((args, kwargs, found)) if isinstance(x, torch.Tensor)]
+        name = func.overloadpacket.__name__
+        if name not in VIEWS:
+            read = () if name.startswith("new_") or name.endswith("_like") else (args, kwargs)
+            tensors = [x for x in tree_leaves((read, found)) if isinstance(x, torch.Tensor)]
             self.bytes += sum(x.numel() * x.element_size() for x in tensors)
         return found
 

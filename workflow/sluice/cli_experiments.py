@@ -48,6 +48,8 @@ def experiment(
         raise ConfigError("--quick and --full exclude each other")
     if cap is not None and (quick or full):
         raise ConfigError("--cap decides what is cut; with --quick or --full nothing is cut by estimate")
+    if publish and (cap is not None or jobs_per_gpu > 1):
+        raise ConfigError("--publish runs nothing: --cap and --jobs-per-gpu say how to run")
     if publish:
         for path in publish_table(name):
             typer.echo(f"{path} written")

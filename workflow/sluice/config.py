@@ -159,7 +159,7 @@ class ScreenerSettings(Section):
     head_size: Count = Field(64, description="Width of the layer after pooling.")
     convolutions: Count = Field(3, description="Number of graph convolutions or attention layers.")
     heads: Count = Field(4, description="Heads of attention of gatgnn.")
-    neighbours: Count = Field(12, description="Nearest neighbours in the graph.")
+    neighbours: Count = Field(12, le=255, description="Nearest neighbours in the graph.")
     cutoff: Positive = Field(8.0, description="Radius of the neighbour search, Å.")
     gaussians: Count = Field(41, description="Gaussians that a distance is expanded in.")
     threshold: Literal["median"] | float = Field(

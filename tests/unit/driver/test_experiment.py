@@ -18,7 +18,7 @@ from sluice.errors import ConfigError, MissingProgramError, SluiceError
 FACTS = {
     "experiment": "dvae", "title": "Demo", "paper": "Someone", "mode": "default", "made": "today",
     "cuts": ["epochs 9 → 1"],
-    "machines": [{"processor": "p", "cores": 2, "memory_gib": 4.0, "gpu": "none", "torch": "2"}],
+    "machines": [{"processor": "p", "cores": 2, "memory_gib": 4.0, "gpu": "none", "torch": "2", "jobs": 3}],
     "versions": {"commit": "abc"}, "cpu_hours": 1.5, "gpu_hours": 0.0, "wall_hours": 1.0, "max_memory_mb": 500.0,
     "cap_cpu_hours": 4.0, "analysis": [],
     "goals": [{"quantity": "test accuracy", "goal": "≥ 0.9", "value": 0.91, "met": True}],
@@ -59,8 +59,8 @@ def test_jobs_that_would_outlive_the_driver_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("sluice.driver.experiment.count_gpus", lambda: 0)
     assert "--resources" not in command(repository(), tmp_path, 1, None)
     monkeypatch.setattr("sluice.driver.experiment.count_gpus", lambda: 2)
-    assert "gpu=2" in command(repository(), tmp_path, 1, None)
-    assert "gpu=8" in command(repository(), tmp_path, 1, None, jobs_per_gpu=4)
+    assert "gpu=1" in command(repository(), tmp_path, 1, None)
+    assert "gpu=4" in command(repository(), tmp_path, 1, None, jobs_per_gpu=4)
 
 
 def test_commands():
@@ -72,6 +72,8 @@ def test_commands():
     assert both.exit_code == 2 and "exclude each other" in both.output
     capped = CliRunner().invoke(app, ["experiment", "dvae", "--quick", "--cap", "1"])
     assert capped.exit_code == 2 and "nothing is cut by estimate" in capped.output
+    published = CliRunner().invoke(app, ["experiment", "dvae", "--publish", "--cap", "1"])
+    assert published.exit_code == 2 and "--publish runs nothing" in published.output
 
 
 def test_another_cap_decides_what_is_cut(tmp_path, monkeypatch):

@@ -111,7 +111,10 @@ def finished(folder, monkeypatch, **values):
     found.analysis = ["It <i>fell</i> short."]
     results = folder / "results"
     results.mkdir()
-    facts = describe_run(checked, found, [])
+    run = folder / "run"
+    run.mkdir()
+    write_json(run / MACHINE_FILE, machine())
+    facts = describe_run(checked, found, [run])
     write_json(results / "run.json", facts)
     (results / "comparison.csv").write_text(comparison_csv(found.rows, COLUMNS))
     return checked, found, facts, results
@@ -137,14 +140,19 @@ def test_published_table_is_generated_from_the_run(tmp_path, monkeypatch):
 def test_the_machines_that_did_the_jobs_are_named(tmp_path, monkeypatch):
     gpu = {"processor": "P", "cores": 16, "memory_gib": 128.0, "gpu": "H", "torch": "2"}
     runs = [tmp_path / f"repeat_{k}" for k in range(4)]
-    for run, found in zip(runs, [machine(), gpu, gpu], strict=False):
+    for run, found in zip(runs[:3], [machine(), gpu, gpu], strict=True):
         run.mkdir()
         write_json(run / MACHINE_FILE, found)
-    assert machines_of(runs) == [gpu | {"jobs": 2}, machine() | {"jobs": 1}]
+    unknown = {"processor": "not recorded", "jobs": 1}
+    assert machines_of(runs) == [gpu | {"jobs": 2}, machine() | {"jobs": 1}, unknown]
     _, _, facts, results = finished(tmp_path, monkeypatch)
     write_json(results / "run.json", facts | {"machines": machines_of(runs)})
     text = write_tables(results, tmp_path / "docs", "demo")[0].read_text()
-    assert "- P, 16 cores, 128 GiB, GPU H, torch 2; 2 jobs" in text
+    assert "- P, 16 cores, 128 GiB, GPU H, torch 2; 2 jobs" in text and "- not recorded; 1 jobs" in text
+    facts.pop("machines")
+    write_json(results / "run.json", facts)
+    with pytest.raises(SluiceError, match="older version"):
+        write_tables(results, tmp_path / "docs", "demo")
 
 
 def test_figures_are_pages_that_share_plotly(tmp_path):

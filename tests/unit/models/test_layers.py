@@ -90,6 +90,16 @@ def test_running_statistics_are_a_mean_first_and_forget_later():
     assert 25 < norm.running_mean.item() < 39
 
 
+def test_a_bag_without_rows_in_a_batch_keeps_its_statistics():
+    norm = Norm(2, bags=2)
+    rows = torch.randn(2, 5, 2)
+    norm(rows, torch.tensor([[1.0] * 5, [1.0] * 5]))
+    before = norm.running_mean.clone(), norm.running_var.clone()
+    norm(rows + 1, torch.tensor([[1.0] * 5, [0.0] * 5]))
+    assert torch.equal(norm.running_mean[1], before[0][1]) and torch.equal(norm.running_var[1], before[1][1])
+    assert (norm.running_mean[0] > before[0][0]).all()
+
+
 def test_gaussians_far_beyond_the_longest_bond_are_left_out_and_change_nothing():
     batch = build_graphs(decorated()[0][:4], neighbours=12, cutoff=16.0).batch(np.arange(4))
     centres = torch.linspace(0, 16.0, 81)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from crystals_for_models import decorated, labels
 
+from sluice.errors import SluiceError
 from sluice.models.cgcnn import CGCNN
 from sluice.models.cgcnn_training import roc_auc
 from sluice.models.graphs import build_graphs
@@ -36,9 +37,8 @@ def learner(data, **changes):
     rows = np.random.default_rng(0).permutation(len(graphs))
     values = {"optimizer": "adamw", "learning_rate": 1e-2, "weight_decay": 0.0, "batch_size": 32, "student_labels": 1.0}
     values["hyperparameters"] = SIZES | {"answer": "both"}
-    return TsdnnLearner(
-        graphs, target, labelled=rows[:70], unlabelled=rows[70:140], validation=rows[140:], **(values | changes)
-    )
+    values["unlabelled"] = rows[70:140]
+    return TsdnnLearner(graphs, target, labelled=rows[:70], validation=rows[140:], **(values | changes))
 
 
 def plan(folder, **changes):
@@ -144,3 +144,8 @@ def test_who_answers(data):
     torch.testing.assert_close(torch.sigmoid(both), (torch.sigmoid(student) + torch.sigmoid(teacher)) / 2)
     count = sum(p.numel() for p in network.parameters())
     assert count == 2 * sum(p.numel() for p in CGCNN(**SIZES).parameters())
+
+
+def test_without_unlabelled_crystals_it_says_so(data):
+    with pytest.raises(SluiceError, match="unlabelled crystals, too, and there are none"):
+        learner(data, unlabelled=np.zeros(0, np.int64))

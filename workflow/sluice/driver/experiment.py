@@ -102,8 +102,9 @@ def command(folder: Path, workdir: Path, cores: int, profile: str | None, jobs_p
             "start the command inside an allocation of the cluster instead"
         )
     words += ["--configfile", str(workdir / "config.yaml"), "--workflow-profile", str(chosen), "--cores", str(cores)]
-    if gpus := count_gpus():
-        words += ["--resources", f"gpu={gpus * jobs_per_gpu}"]
+    if count_gpus():
+        # ASSUME: jobs take the first GPU that they see; several would have to be shared out.
+        words += ["--resources", f"gpu={jobs_per_gpu}"]
     # A job that was interrupted left checkpoints beside its outputs: done again, it goes on from there.
     return [sys.executable, "-m", "snakemake", *words, "--rerun-incomplete"]
 

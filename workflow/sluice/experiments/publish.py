@@ -9,6 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from sluice.errors import SluiceError
+
 
 def write_tables(results: Path, docs: Path, name: str) -> list[Path]:
     """Write ``<name>.md`` and ``<name>.csv`` from a finished run's results.
@@ -17,9 +19,16 @@ def write_tables(results: Path, docs: Path, name: str) -> list[Path]:
         results: folder with comparison.csv and run.json.
         docs: folder to write to.
         name: the experiment's.
+
+    Raises:
+        SluiceError: if the results are of a version that did not record the machines.
     """
     docs.mkdir(parents=True, exist_ok=True)
     facts = json.loads((results / "run.json").read_text(encoding="utf-8"))
+    if "machines" not in facts:
+        raise SluiceError(
+            f"{results / 'run.json'}: written by an older version; run the experiment again, nothing is redone"
+        )
     rows = pd.read_csv(results / "comparison.csv", dtype=str, keep_default_na=False)
     shutil.copyfile(results / "comparison.csv", docs / f"{name}.csv")
     page = docs / f"{name}.md"
@@ -59,7 +68,8 @@ def markdown(facts: dict[str, Any], rows: pd.DataFrame) -> str:
 
 def _described(machine: dict[str, Any]) -> str:
     """A machine in one line."""
-    gpu = f", GPU {machine['gpu']}" if machine["gpu"] != "none" else ""
-    jobs = f"; {machine['jobs']} jobs" if "jobs" in machine else ""
-    where = f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']:g} GiB{gpu}"
-    return f"{where}, torch {machine['torch']}{jobs}"
+    facts = [machine["processor"]]
+    if "cores" in machine:
+        facts += [f"{machine['cores']} cores", f"{machine['memory_gib']:g} GiB"]
+        facts += [f"GPU {machine['gpu']}"] * (machine["gpu"] != "none") + [f"torch {machine['torch']}"]
+    return f"{', '.join(facts)}; {machine['jobs']} jobs"

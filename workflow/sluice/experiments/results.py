@@ -184,9 +184,11 @@ def machine() -> dict[str, Any]:
 
 
 def machines_of(runs: Sequence[Path]) -> list[dict[str, Any]]:
-    """The different machines that did the jobs, as the jobs wrote them down, the busiest first."""
+    """The different machines that did the jobs, the busiest first; in the end how many jobs wrote down none."""
     found = Counter(path.read_text(encoding="utf-8") for run in runs if (path := run / MACHINE_FILE).is_file())
-    return [json.loads(text) | {"jobs": count} for text, count in found.most_common()]
+    unknown = len(runs) - found.total()
+    known = [json.loads(text) | {"jobs": count} for text, count in found.most_common()]
+    return known + ([{"processor": "not recorded", "jobs": unknown}] if unknown else [])
 
 
 def describe_run(config: ExperimentConfig, comparison: Comparison, runs: Sequence[Path]) -> dict[str, Any]:
@@ -210,7 +212,7 @@ def describe_run(config: ExperimentConfig, comparison: Comparison, runs: Sequenc
         "paper": config.paper,
         "mode": config.mode,
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "machines": machines_of(runs) or [machine()],
+        "machines": machines_of(runs),
         "versions": json.loads(created_with()),
         "cpu_hours": round(costs.cpu_seconds / 3600, 4),
         "gpu_hours": round(costs.gpu_seconds / 3600, 4),

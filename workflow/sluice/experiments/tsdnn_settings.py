@@ -13,7 +13,7 @@ from sluice.config_tsdnn import TsdnnLearning
 class GraphSettings(Section):
     """Crystal graphs."""
 
-    neighbours: Count = Field(12, description="Nearest neighbours of an atom.")
+    neighbours: Count = Field(12, le=255, description="Nearest neighbours of an atom; a graph counts them in a byte.")
     cutoff: Positive = Field(16.0, description="Radius of the neighbour search, Å.")
     max_atoms: Count = Field(120, description="Larger cells are left out.")
 

@@ -97,10 +97,10 @@ class Norm(nn.Module):
 
     @torch.no_grad()
     def remember(self, mean: Tensor, var: Tensor, total: Tensor) -> None:
-        """Move the running statistics; the variance without bias, as torch's."""
+        """Move the running statistics; the variance without bias, as torch's. A bag without a row keeps its own."""
         unbiased = var * (total / (total - 1).clamp(min=1)).unsqueeze(-1)
         self.batches += 1
-        share = (1 / self.batches).clamp(min=MOMENTUM).to(mean.dtype)
+        share = ((1 / self.batches).clamp(min=MOMENTUM) * (total > 0)).to(mean.dtype).unsqueeze(-1)
         self.running_mean.lerp_(mean, share)
         self.running_var.lerp_(unbiased, share)
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from sluice.errors import SluiceError
 from sluice.models.cgcnn_training import GRADIENT_NORM, one_cycle, roc_auc
 from sluice.models.graphs import GraphBatch, Graphs
 from sluice.models.training import BestEpoch
@@ -45,6 +46,9 @@ class TsdnnLearner(BestEpoch):
         moving_average: ``kept``: over the steps; ``redrawn``: as in the published code, a random number of
             U(-√3, √3) in its place at each step.
         student_labels: weight of the labelled crystals in the student's own loss; the paper's is 0.
+
+    Raises:
+        SluiceError: without unlabelled rows.
     """
 
     network: TSDNN
@@ -67,6 +71,10 @@ class TsdnnLearner(BestEpoch):
         moving_average: Literal["kept", "redrawn"] = "kept",
         student_labels: float = 0.0,
     ) -> None:
+        if not len(unlabelled):
+            raise SluiceError(
+                "TSDNN learns from unlabelled crystals, too, and there are none; give it some, or take CGCNN"
+            )
         self.graphs, self.target = graphs, target.astype(np.float32)
         self.labelled, self.unlabelled, self.validation = labelled, unlabelled, validation
         self.hyperparameters = dict(hyperparameters)
