@@ -12,6 +12,7 @@ from sluice.errors import SluiceError
 from sluice.experiments.experiment import Job
 from sluice.experiments.folders import read_metrics
 from sluice.experiments.mp_structures import FILES
+from sluice.experiments.plan import replaced
 from sluice.experiments.tsdnn_stability import StabilityConfig, TsdnnStability
 from sluice.experiments.tsdnn_synthesizability import AT_EQUAL_PRECISION, SynthesizabilityConfig, TsdnnSynthesizability
 from sluice.experiments.tsdnn_synthesizability_runs import (
@@ -147,6 +148,17 @@ def test_synthesizability_holds_both_against_each_other_at_one_precision(world, 
     (runs["test"][0] / SCORES).unlink()
     with pytest.raises(SluiceError, match="older version"):
         TsdnnSynthesizability().compare(config, tmp_path, runs)
+
+
+def test_parts_of_synthesizability_depend_on_their_own_settings_only(world):
+    config = SynthesizabilityConfig(experiment="tsdnn-synthesizability", title="t", paper="p", data_folders=world)
+    longer, more = replaced(config, "settings.training.epochs", 7), replaced(config, "settings.bags", 7)
+    relevant = TsdnnSynthesizability().relevant
+    changed = {
+        variant: [relevant(other, variant) != relevant(config, variant) for other in (longer, more)]
+        for variant in ("prepare", "bags", "test")
+    }
+    assert changed == {"prepare": [False, False], "bags": [False, True], "test": [True, False]}
 
 
 def test_recall_at_a_precision_by_hand():
