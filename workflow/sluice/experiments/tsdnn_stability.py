@@ -139,8 +139,8 @@ def _causes(config: StabilityConfig, rows: Sequence[Row], runs: Mapping[str, Seq
 def _departures(training: TsdnnTraining) -> str:
     """How TSDNN learnt and answered here, beside the paper's way."""
     return (
-        f"But for its rows as published TSDNN's answer is that of {training.answer} (the paper: student), the optimizer is"
-        f" {training.optimizer} with a step of {training.learning_rate:g} (sgd, 0.001), and labels count"
+        f"But for its rows as published TSDNN's answer is that of {training.answer} (the paper: student), the optimizer"
+        f" is {training.optimizer} with a step of {training.learning_rate:g} (sgd, 0.001), and labels count"
         f" {training.student_labels:g} in the student's own loss (0: the teacher's labels alone)."
     )
 
