@@ -91,3 +91,12 @@ def test_half_precision_stays_near(kind, tmp_path):
         )  # fmt: skip
         found.append(rows[-1]["train_loss"])
     assert found[0] == pytest.approx(found[1], rel=0.05)
+
+
+def test_attention_in_a_group_does_not_depend_on_how_large_the_others_are():
+    logits = torch.tensor([[0.0], [1.0], [3000.0], [3001.0]], requires_grad=True)
+    share = attention(logits, torch.ones(4), torch.tensor([0, 0, 1, 1]), 2)
+    torch.testing.assert_close(share[:2], share[2:])
+    torch.testing.assert_close(share[:2, 0], torch.softmax(torch.tensor([0.0, 1.0]), 0))
+    share[0].backward()
+    assert logits.grad[0] > 0

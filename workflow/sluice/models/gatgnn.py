@@ -17,9 +17,13 @@ ATTENTION_SIZE = 32
 def attention(logits: Tensor, counts: Tensor, group: Tensor, groups: int) -> Tensor:
     """Softmax (N, C) of logits over the rows of each group; a row counts as often as ``counts`` (N,) says.
 
-    The result is what all that a row stands for get together.
+    The result is what all that a row stands for get together. Each group's own maximum is taken off before the
+    exponential: with that of all groups, one of far smaller logits would get no weight at all, and no gradient.
     """
-    weights = torch.exp(logits - logits.detach().max()) * counts[:, None]
+    with torch.no_grad():
+        top = logits.new_full((groups, logits.shape[1]), -torch.inf)
+        top.scatter_reduce_(0, group[:, None].expand_as(logits), logits, "amax")
+    weights = torch.exp(logits - top.index_select(0, group)) * counts[:, None]
     total = weights.new_zeros(groups, weights.shape[1]).index_add(0, group, weights)
     return weights / total.index_select(0, group).clamp(min=torch.finfo(weights.dtype).tiny)
 
