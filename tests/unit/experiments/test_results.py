@@ -22,7 +22,7 @@ from sluice.experiments.folders import (
 )
 from sluice.experiments.publish import write_tables
 from sluice.experiments.results import (
-    add_note,
+    add_notes,
     comparison_csv,
     describe_run,
     learning_curve,
@@ -74,7 +74,11 @@ def test_nan_survives_as_null(tmp_path):
 
 def test_table_has_the_agreed_columns_and_the_cuts_in_its_notes():
     applied = (AppliedCut(setting="settings.epochs", asked=100, used=10),)
-    row = add_note(Row("accuracy", None, math.nan, note="by hand"), config(applied=applied))
+    others = [Row("loss", None, 1.0), Row("accuracy of all", None, 0.5)]
+    rows = [Row("accuracy", None, math.nan, note="by hand"), *others]
+    goals = ({"quantity": "accuracy of all", "at_least": 0.9},)
+    row, loss, goal = add_notes(rows, config(applied=applied, goals=goals))
+    assert loss.note == "" and goal.note == "cut: epochs 100 → 10"
     lines = list(csv.reader(comparison_csv([row], COLUMNS).splitlines()))
     assert lines[0] == [
         "quantity",
@@ -88,7 +92,7 @@ def test_table_has_the_agreed_columns_and_the_cuts_in_its_notes():
         "note",
     ]
     assert lines[1] == ["accuracy", "", "", "", "1", "", "", "", "by hand; cut: epochs 100 → 10"]
-    assert "quick: epochs" in add_note(row, config(applied=applied, mode="quick")).note
+    assert "quick: epochs" in add_notes([row], config(applied=applied, mode="quick"))[0].note
 
 
 def test_learning_curve_is_the_mean_over_repeats(tmp_path):

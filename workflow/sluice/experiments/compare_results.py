@@ -8,7 +8,7 @@ from pathlib import Path
 from sluice.experiments.experiment import COLUMNS, load_experiment
 from sluice.experiments.folders import replace_folder, temporary_folder
 from sluice.experiments.plan import by_variant
-from sluice.experiments.results import add_note, comparison_csv, describe_run, write_figures, write_json
+from sluice.experiments.results import add_notes, comparison_csv, describe_run, write_figures, write_json
 from sluice.experiments.show import make_page
 from sluice.models.modelfile import write_atomically
 from sluice.step import run_step
@@ -34,7 +34,7 @@ def compare_results(*, experiment: str, settings: str, prepared: Path, runs: lis
     found = load_experiment(experiment)
     config = found.config_type.model_validate_json(settings)
     comparison = found.compare(config, prepared, by_variant(runs))
-    comparison.rows = [add_note(row, config) for row in comparison.rows]
+    comparison.rows = add_notes(comparison.rows, config)
     with temporary_folder(results) as folder:
         facts = describe_run(config, comparison, runs)
         write_atomically(folder / "comparison.csv", comparison_csv(comparison.rows, COLUMNS).encode())

@@ -123,8 +123,13 @@ def describe_fit(run: Path) -> str:
     )
 
 
-def add_note(row: Row, config: ExperimentConfig) -> Row:
-    """The row with what was cut in its note."""
+def add_notes(rows: Sequence[Row], config: ExperimentConfig) -> list[Row]:
+    """The rows, with what was cut in the notes of the first and of those that a goal is set for."""
+    names = {goal.quantity for goal in config.goals}
+    return [_noted(row, config) if k == 0 or row.quantity in names else row for k, row in enumerate(rows)]
+
+
+def _noted(row: Row, config: ExperimentConfig) -> Row:
     cut = "; ".join(applied.describe() for applied in config.applied)
     said = [row.note] if row.note else []
     if cut:
