@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 from pydantic import Field
 from scipy.stats import spearmanr
 
@@ -112,13 +113,13 @@ class ElemNet(Experiment):
         s, table = config.settings, load_table(job.prepared / "table.npz")
         if job.variant == "ensemble":
             models = [_composition_model(run) for run in job.needed["roost"]]
-            mean = combined(models).predict(table.compositions, pick_device(config.device))
+            mean = combined(models).predict(table.compositions[_held_out(table)], pick_device(config.device))
             _write(job.folder, table, mean.value, mean.disagreement)
             return
         if job.variant in BASELINES:
             baseline = BASELINES[job.variant]
             found = fit_baseline(table, Magpie(), baseline, trees=s.trees, seed=job.seed, threads=job.threads)
-            _write(job.folder, table, found)
+            _write(job.folder, table, found[_held_out(table)])
             return
         settings = s.roost if job.variant == "roost" else s.elemnet
         seed = job.seed
@@ -139,7 +140,7 @@ class ElemNet(Experiment):
             threads=job.threads,
         )
         write_history(job.folder, history)
-        _write(job.folder, table, model.predict(table.compositions).value)
+        _write(job.folder, table, model.predict(table.compositions[_held_out(table)]).value)
         if job.variant in ("elemnet", "roost"):
             _save(job, model, table)
 
@@ -254,19 +255,25 @@ def _ensemble_rows(runs: Mapping[str, Sequence[Path]], sizes: Mapping[str, Any])
     ]
 
 
+def _held_out(table: CompositionTable) -> NDArray[np.int64]:
+    return np.concatenate([table.rows("val"), table.rows("test")])
+
+
 def _write(
     folder: Path, table: CompositionTable, predicted: np.ndarray, disagreement: np.ndarray | None = None
 ) -> None:
-    error = np.abs(predicted - table.target)
+    """Write what predictions (and their disagreement) for the rows of ``_held_out`` are worth."""
+    error = np.abs(predicted - table.target[_held_out(table)])
     # Elements that only held-out rows have cannot be predicted; they are counted.
-    missing = np.isnan(error)
-    metrics: dict[str, float] = {"n_train": float(len(table.rows("train"))), "unpredicted": float(missing.sum())}
-    for name in ("val", "test"):
-        rows = table.rows(name)[~missing[table.rows(name)]]
-        metrics[f"{name}_mae"] = float(error[rows].mean())
-        metrics[f"{name}_rmse"] = float(np.sqrt((error[rows] ** 2).mean()))
+    good = ~np.isnan(error)
+    metrics: dict[str, float] = {"n_train": float(len(table.rows("train"))), "unpredicted": float((~good).sum())}
+    n_val = len(table.rows("val"))
+    for name, part in (("val", slice(n_val)), ("test", slice(n_val, None))):
+        found = error[part][good[part]]
+        metrics[f"{name}_mae"] = float(found.mean())
+        metrics[f"{name}_rmse"] = float(np.sqrt((found**2).mean()))
         if disagreement is not None:
-            metrics[f"{name}_rank"] = float(spearmanr(disagreement[rows], error[rows]).statistic)
+            metrics[f"{name}_rank"] = float(spearmanr(disagreement[part][good[part]], found).statistic)
     write_metrics(folder, metrics)
 
 
