@@ -104,12 +104,12 @@ class CgcnnGatgnn(Experiment):
     def compare(self, config: ModelConfig, prepared: Path, runs: Mapping[str, Sequence[Path]]) -> Comparison:
         """Errors on test materials beside the papers'."""
         rows: list[Row] = []
-        for network, (title, _) in NETWORKS.items():
+        for network in NETWORKS:
             for quantity, (_, _, words, unit) in QUANTITIES.items():
                 found = runs[f"{network}_{quantity}"]
                 columns: dict[str, Any] = {n: int(metric_of(found[0], n)[0]) for n in ("n_train", "n_test")}
                 paper = PAPER.get((network, quantity))
-                rows.append(summarize(f"test MAE, {title}, {words}", found, "mae", paper=paper, unit=unit, **columns))
+                rows.append(summarize(_error_of(network, quantity), found, "mae", paper=paper, unit=unit, **columns))
                 if network == "cgcnn":
                     rows.append(summarize(f"test MAE of the training mean, {words}", found, "mean_mae", unit=unit))
         curve = learning_curve(
@@ -130,15 +130,19 @@ class CgcnnGatgnn(Experiment):
 
 def _causes(config: ModelConfig, rows: Sequence[Row], runs: Mapping[str, Sequence[Path]]) -> list[str]:
     """Why goals were missed, as far as the learning curves tell."""
+    run_of = {_error_of(n, q): runs[f"{n}_{q}"][0] for n in NETWORKS for q in QUANTITIES}
     found = []
     for goal in missed_goals(config, rows):
-        network = next((n for n, (title, _) in NETWORKS.items() if f", {title}," in goal.quantity), "")
-        quantity = next((q for q, (*_, words, _) in QUANTITIES.items() if goal.quantity.endswith(words)), "")
-        folder = runs[f"{network}_{quantity}"][0] if network and quantity else None
-        sizes = f"It learns from {int(metric_of(folder, 'n_train')[0])} materials." if folder else ""
-        fit = describe_fit(folder) if folder else ""
-        found.append(" ".join(filter(None, [f"The goal {goal.quantity} {goal.describe()} is missed.", sizes, fit])))
+        said = f"The goal {goal.quantity} {goal.describe()} is missed."
+        if run := run_of.get(goal.quantity):
+            said += f" It learns from {int(metric_of(run, 'n_train')[0])} materials. {describe_fit(run)}"
+        found.append(said)
     return found
+
+
+def _error_of(network: str, quantity: str) -> str:
+    """The row of a network's error on a quantity."""
+    return f"test MAE, {NETWORKS[network][0]}, {QUANTITIES[quantity][2]}"
 
 
 def run_regression(config: ModelConfig, job: Job, network: str, quantity: str) -> None:
