@@ -130,7 +130,7 @@ def _causes(config: StabilityConfig, rows: Sequence[Row], runs: Mapping[str, Seq
         return []
     right = np.mean([metric_of(run, "test_accuracy")[0] for run in runs["unseparated_regression"]])
     return [
-        f"Missed goals: {named(missed)}. The regression, on the same graphs and with the same care, is right on"
+        f"Missed goals: {named(missed)}. The regression, on the same graphs and splits, is right on"
         f" {right:.1%} of the test rows: a classifier without a single mistake would gain {100 * (1 - right):.1f}"
         " points. The gain says how weak a baseline is as much as how good the classifier is."
     ]
