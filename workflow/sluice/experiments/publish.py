@@ -27,7 +27,8 @@ def write_tables(results: Path, docs: Path, name: str) -> list[Path]:
     facts = json.loads((results / "run.json").read_text(encoding="utf-8"))
     if "machines" not in facts:
         raise SluiceError(
-            f"{results / 'run.json'}: written by an older version; run the experiment again, only its comparison is redone"
+            f"{results / 'run.json'}: written by an older version; run the experiment again,"
+            " only its comparison is redone"
         )
     rows = pd.read_csv(results / "comparison.csv", dtype=str, keep_default_na=False)
     shutil.copyfile(results / "comparison.csv", docs / f"{name}.csv")
