@@ -306,6 +306,12 @@ def test_an_attempt_taken_over_from_an_earlier_run_ends_in_this_one(config):
     assert failures_since(config.workdir, began)["label_crystals/batch_2"][0].endswith("was lost: NODE_FAIL on n1")
 
 
+def test_what_follows_at_once_is_not_before_the_run(config, monkeypatch):
+    monkeypatch.setattr("time.time", lambda: 1000.00042)
+    record(config, "generate_candidates/round_1_batch_0", "failed", "no memory")
+    assert list(failures_since(config.workdir, 1000.00041)) == ["generate_candidates/round_1_batch_0"]
+
+
 def test_without_a_reason_snakemakes_last_words_are_shown(config):
     slurm_says(config, "stuck", "collect_crystals", "does not start: it is held", "11")
     slurm_says(config, "waits", "collect_crystals", "may start again", "11")

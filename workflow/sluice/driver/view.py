@@ -145,6 +145,7 @@ def _note(state: RuleState) -> str:
 def failures_since(workdir: Path, began: float) -> dict[str, tuple[str, Path | None]]:
     """Jobs that failed since ``began`` (seconds since the epoch), or that SLURM did not run: reason and log."""
     latest: dict[str, Attempt] = {}
+    began = round(began, 3)  # as events are: one that follows at once must not lie before it
     latest_start = time.time() + CLOCKS_APART  # what lies ahead of it is from before the clock was set back
     attempts, words = read_history(workdir / ATTEMPTS_FILE)
     for attempt in attempts:
