@@ -20,9 +20,9 @@ from sluice.experiments.composition_gan_data import (
 from sluice.experiments.composition_gan_runs import FORMULAS_FILE, count_draws, train_gan
 from sluice.experiments.experiment import Comparison, Experiment, ExperimentConfig, Job, Part
 
-# CPU seconds on one thread: a critic step with one composition and its share of a generator step, measured; a draw with
-# its checks and a training composition in one pass of one head, estimated from the arithmetic.
-STEP_S, DRAW_S, HEAD_S = 1.7e-3, 5e-4, 1.2e-5
+# CPU seconds on one thread: a critic step with one composition and its share of a generator step, by width, and a
+# training composition in one pass of one head, measured; a draw with its checks, estimated from the arithmetic.
+STEP_S, DRAW_S, HEAD_S = {1.0: 1.7e-3, 0.25: 5e-4}, 5e-4, 1.2e-5
 ROWS = {"mp_gap": 40_000, "supercon": 12_000, "oqmd": 200_000}  # about, for the estimate
 TABLE = "default"  # of oxidation states: 57.9 % of OQMD are neutral with it, 39 % with smact's of the ICSD
 
@@ -77,7 +77,8 @@ class WganExperiment(Experiment):
         s = config.settings
         rows = sum(min(n, s.max_rows or n) for n in ROWS.values())
         heads = 3 * HEAD_S * rows * s.head.epochs * config.repeats
-        return (s.gan.steps * s.gan.batch_size * STEP_S + s.samples * DRAW_S + heads + 600) / 3600
+        step = STEP_S[min(STEP_S, key=lambda width: abs(width - s.gan.width))]
+        return (s.gan.steps * s.gan.batch_size * step + s.samples * DRAW_S + heads + 600) / 3600
 
     def relevant(self, config: WganConfig, variant: str) -> dict[str, Any]:
         """Each job depends on its own settings."""

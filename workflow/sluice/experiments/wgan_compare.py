@@ -147,11 +147,21 @@ def _figures(runs: Mapping[str, Sequence[Path]]) -> dict[str, go.Figure]:
     return found
 
 
+def _constraint(config: WganConfig) -> str:
+    gan = config.settings.gan
+    if gan.constraint == "clipping":
+        return f"{gan.clip:g}"
+    return (
+        f"a gradient penalty in place of clipped weights, {gan.optimizer} with rates {gan.generator_rate:g} and"
+        f" {gan.critic_rate:g} (RMSProp, 1e-2)"
+    )
+
+
 def _analysis(config: WganConfig, rows: Sequence[Row]) -> list[str]:
     by_name = {row.quantity: row.sluice_mean for row in rows}
     text = [
         "The paper states neither the length of the learned vectors, nor the clip value, nor how the head was trained: "
-        f"here {config.settings.gan.embedding_size}, {config.settings.gan.clip:g}, and Adam with the best of all "
+        f"here {config.settings.gan.embedding_size}, {_constraint(config)}, and Adam with the best of all "
         "passes on validation rows. All encodings see the same splits.",
         "A sum of fixed vectors of the elements is a linear map of the elements' shares: the head on the learned "
         "encoding can represent nothing that the head on one-hot vectors cannot, so that the two differ by how easily "
