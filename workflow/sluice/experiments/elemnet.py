@@ -149,20 +149,37 @@ class ElemNet(Experiment):
         s, table = config.settings, load_table(prepared / "table.npz")
         sizes: dict[str, Any] = {"n_train": len(table.rows("train")), "n_test": len(table.rows("test")), "unit": UNIT}
         rows = [
-            summarize("ElemNet MAE", runs["elemnet"], "test_mae", paper=0.050, note=ELEMNET_NOTE, **sizes),
-            summarize("Roost MAE", runs["roost"], "test_mae", paper=0.0297, note="same split", **sizes),
+            summarize(
+                "ElemNet MAE",
+                runs["elemnet"],
+                "test_mae",
+                paper=0.050,
+                note=f"{s.elemnet.epochs} epochs; {ELEMNET_NOTE}",
+                **sizes,
+            ),
+            summarize(
+                "Roost MAE",
+                runs["roost"],
+                "test_mae",
+                paper=0.0297,
+                note=f"{s.roost.epochs} epochs; same split",
+                **sizes,
+            ),
             *_ensemble_rows(runs, sizes),
             summarize("random forest MAE", runs["random_forest"], "test_mae", note="Magpie", **sizes),
             summarize("gradient boosting MAE", runs["gradient_boosting"], "test_mae", note="Magpie", **sizes),
         ]
         figures: dict[str, go.Figure] = {}
-        depth_rows = _curve(rows, runs.get("depth", []), [f"depth {d}" for d in s.depths], sizes)
+        depth_rows = _curve(
+            rows, runs.get("depth", []), [f"depth {d}" for d in s.depths], {**sizes, "note": f"{s.depth_epochs} epochs"}
+        )
         if depth_rows:
             figures["Error against depth"] = _line(list(s.depths), depth_rows, "layers", log=False)
         full = metric_of(runs["elemnet"][0], "n_train")[0]
         share_rows = _curve(
-            rows, runs.get("share", []), [f"{share:g} of the training rows" for share in s.shares], sizes
-        )
+            rows, runs.get("share", []), [f"{share:g} of the training rows" for share in s.shares],
+            {**sizes, "note": f"{s.share_epochs} epochs"},
+        )  # fmt: skip
         if share_rows:
             xs = [share * full for share in s.shares]
             figures["Learning curve"] = _line(xs, share_rows, "training compositions", log=True)
@@ -182,9 +199,9 @@ def _analysis(
 ) -> list[str]:
     s = config.settings
     text = [
-        f"The papers train on 341 000 and 256 000 formation energies of OQMD, of which {n} are used here. The split is"
-        " random, by composition; of duplicates the lowest energy is kept; elements and energies beyond five standard"
-        " deviations are left out.",
+        "The papers train on 341 000 and 256 000 formation energies of OQMD, each of a release of its own; here there"
+        f" are {n}. The split is random, by composition; of duplicates the lowest energy is kept; elements and energies"
+        " beyond five standard deviations are left out.",
     ]
     if s.elemnet.residual or s.elemnet.paper_dropout != 1.0:
         text.append(
@@ -192,6 +209,10 @@ def _analysis(
             f" and {s.elemnet.paper_dropout:g} times its dropout; `residual: false` and `paper_dropout: 1` give the"
             " paper's network."
         )
+    text.append(
+        "Roost starts from tabulated properties and learned vectors of the elements, not from Matscholar's, and learns"
+        f" for {s.roost.epochs} passes with a rate that rises to {s.roost.learning_rate:g} and falls."
+    )
     unpredicted = max(int(metric_of(run, "unpredicted")[0]) for run in [*runs["elemnet"], *runs["roost"]])
     if unpredicted:
         text.append(f"{unpredicted} compositions have an element that no training row holds, and no prediction.")
@@ -210,7 +231,7 @@ def _pace(shares: Sequence[float], curve: Sequence[float]) -> str:
     slope = np.polyfit(np.log(shares), np.log(curve), 1)[0]
     return (
         f"From {min(shares):g} to {max(shares):g} of the training rows ElemNet's error goes with the power {slope:.2f}"
-        " of their number."
+        " of their number, after equal passes and therefore fewer steps."
     )
 
 
