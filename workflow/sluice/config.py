@@ -192,15 +192,6 @@ class TrainSettings(Section):
     generator: GeneratorSettings = GeneratorSettings()
     screener: ScreenerSettings = ScreenerSettings()
 
-    @model_validator(mode="after")
-    def _check(self) -> TrainSettings:
-        if self.screener.model == "tsdnn" and self.devices != 1:
-            raise ValueError(
-                f"devices is {self.devices}, but screener.model `tsdnn` trains on one device only; set devices to 1, or"
-                " take cgcnn or gatgnn"
-            )
-        return self
-
 
 class ValidateSettings(Section):
     """First-principles formation energies."""

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from crystals_for_models import decorated, labels
+from test_dvae import learner as dvae_learner
 from test_training import SIZES, plan
 
 from sluice.config import TrainSettings
@@ -23,6 +24,8 @@ from sluice.models.distributed import count_devices
 from sluice.models.gatgnn import GATGNN
 from sluice.models.graphs import build_graphs
 from sluice.models.orbits import decompose
+from sluice.models.pu_bags import draw_bags
+from sluice.models.pu_training import BagLearner
 from sluice.models.training import train
 from sluice.models.tsdnn_training import TsdnnLearner
 from sluice.step import Continue
@@ -74,7 +77,60 @@ def test_two_processes_learn_what_one_learns(data, tmp_path, network):
         assert mine == pytest.approx(theirs, rel=EVALUATION_TOLERANCE)
 
 
-class Interrupted(GraphLearner):
+def tsdnn_learner(data, kind=TsdnnLearner, **changes):
+    """With shares of different sizes: 105 labelled rows in batches of 26, the last of one row, and 25 unlabelled."""
+    graphs, energy = data
+    rows = np.random.default_rng(0).permutation(len(graphs))
+    values = {
+        "optimizer": "adamw",
+        "learning_rate": 5e-3,
+        "weight_decay": 1e-5,
+        "batch_size": 25,
+        "student_labels": 0.7,
+    }
+    return kind(
+        graphs,
+        energy < np.median(energy),
+        labelled=rows[:105],
+        unlabelled=rows[60:],
+        validation=rows[105:],
+        hyperparameters=SIZES,
+        **(values | changes),
+    )
+
+
+LOSSES = ("student_loss", "teacher_loss", "pseudo_positive")
+PUBLISHED = {"optimizer": "sgd", "student_labels": 0.0, "gain": "new_minus_old", "moving_average": "redrawn"}
+
+
+@pytest.mark.parametrize("changes", [{}, pytest.param(PUBLISHED, marks=pytest.mark.long)], ids=["default", "published"])
+def test_tsdnn_learns_on_two_what_it_learns_on_one(data, tmp_path, changes):
+    one, two = tsdnn_learner(data, **changes), tsdnn_learner(data, **changes)
+    train(one, plan(tmp_path / "one", 105, batch_size=26))
+    train(two, plan(tmp_path / "two", 105, batch_size=26, devices="2"))
+    for mine, theirs in zip(rows_of(tmp_path / "two"), rows_of(tmp_path / "one"), strict=True):
+        for name in LOSSES:
+            assert mine[name] == pytest.approx(theirs[name], rel=TOLERANCE), name
+    assert two.average == pytest.approx(one.average, rel=1e-3, abs=1e-8)
+    assert torch.equal(two.draws.get_state(), one.draws.get_state())
+
+
+def test_bags_learn_on_two_what_they_learn_on_one(data, tmp_path):
+    graphs, _ = data
+    member = draw_bags(np.arange(20), np.arange(20, 70), 70, 3, seed=0)
+    n_rows = int(member.any(axis=0).sum())
+    assert n_rows % 13 > 1, "an uneven last batch"
+    for folder, devices in (("one", "1"), ("two", "2")):
+        made = BagLearner(
+            graphs, np.arange(70) < 20, member,
+            hyperparameters=SIZES | {"bags": 3}, learning_rate=5e-3, batch_size=25,
+        )  # fmt: skip
+        train(made, plan(tmp_path / folder, n_rows, batch_size=13, devices=devices))
+    for mine, theirs in zip(rows_of(tmp_path / "two"), rows_of(tmp_path / "one"), strict=True):
+        assert mine["train_loss"] == pytest.approx(theirs["train_loss"], rel=TOLERANCE)
+
+
+class Interrupting:
     """Sends a signal to the step's own process in the middle of the third epoch, from the second process."""
 
     def step(self, index, progress):
@@ -86,12 +142,22 @@ class Interrupted(GraphLearner):
         return super().step(index, progress)
 
 
+class InterruptedGraphs(Interrupting, GraphLearner):
+    pass
+
+
+class InterruptedTsdnn(Interrupting, TsdnnLearner):
+    pass
+
+
 @pytest.mark.long
-def test_interrupted_and_resumed_on_two_is_equal_to_the_bit(data, tmp_path):
+@pytest.mark.parametrize(("make", "interrupted"), [(learner, InterruptedGraphs), (tsdnn_learner, InterruptedTsdnn)])
+def test_interrupted_and_resumed_on_two_is_equal_to_the_bit(data, tmp_path, make, interrupted):
     how = {"batch_size": 26, "devices": "2", "checkpoint_minutes": 60}
-    whole, first, second = learner(data), learner(data, kind=Interrupted), learner(data)
+    whole, first, second = make(data), make(data, kind=interrupted), make(data)
     for made in (whole, first, second):
-        made.strain = 0.05  # random numbers, of each process its own
+        made.strain = 0.05  # random numbers, of each process its own; TSDNN's are those of its dropout
+        made.hyperparameters |= {"dropout": 0.3}
     train(whole, plan(tmp_path / "whole", 105, **how))
     with pytest.raises(Continue):
         train(first, plan(tmp_path / "parts", 105, **how))
@@ -132,16 +198,9 @@ def test_cubicgan_stays_one_network_and_draws_different_noise(tmp_path):
     assert not np.array_equal(np.load(tmp_path / "0_0.npy"), np.load(tmp_path / "0_1.npy"))
 
 
-def test_tsdnn_is_refused(data, tmp_path):
-    graphs, energy = data
-    made = TsdnnLearner(
-        graphs, energy < 0, labelled=np.arange(70), unlabelled=np.arange(70, 140), validation=np.arange(140, 150),
-        hyperparameters=SIZES, optimizer="adamw", learning_rate=1e-2, weight_decay=0.0, batch_size=32,
-    )  # fmt: skip
-    with pytest.raises(SluiceError, match=r"train\.devices is 2, but TSDNN .* set train\.devices to 1"):
-        train(made, plan(tmp_path, 70, devices="2"))
-    with pytest.raises(ValueError, match="tsdnn` trains on one device only"):
-        TrainSettings.model_validate({"devices": 2, "screener": {"model": "tsdnn"}})
+def test_what_trains_as_one_stack_is_refused(tmp_path):
+    with pytest.raises(SluiceError, match=r"train\.devices is 2, but the disentangled VAE.* set train\.devices to 1"):
+        train(dvae_learner(), plan(tmp_path, 45, devices="2"))
 
 
 def test_devices_are_counted(monkeypatch):
@@ -156,5 +215,7 @@ def test_devices_are_counted(monkeypatch):
 def test_rules_ask_for_as_many():
     four = TrainSettings(devices=4, threads=2)
     assert (training_gpus(four), training_cores(four)) == (4, 8)
+    tsdnn = TrainSettings.model_validate({"devices": 2, "screener": {"model": "tsdnn"}})
+    assert (training_gpus(tsdnn), training_cores(tsdnn)) == (2, 2)
     assert (training_gpus(TrainSettings(devices="auto")), training_cores(TrainSettings(devices="auto"))) == (1, 1)
     assert training_gpus(TrainSettings(devices=2, device="cpu")) == 0

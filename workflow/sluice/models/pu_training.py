@@ -14,6 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from sluice.models.cgcnn_training import one_cycle
 from sluice.models.graphs import Graphs
+from sluice.models.processes import over_processes
 from sluice.models.pu_bags import BaggedCGCNN
 
 
@@ -32,7 +33,7 @@ class BagLearner:
         batch_size: rows in a batch of evaluation.
     """
 
-    one_device_only = "bags train as one stack"
+    one_device_only = ""
 
     def __init__(
         self,
@@ -68,7 +69,9 @@ class BagLearner:
         logits = self._members(self.graphs.batch(rows, self.fabric.device), weights).float()  # (A, B)
         losses = binary_cross_entropy_with_logits(logits, target, reduction="none")
         # Summed over bags: the gradient of each is its own, whatever the number of bags.
-        loss = ((weights * losses).sum(1) / weights.sum(1).clamp(min=1)).sum()
+        totals = over_processes(weights.sum(1)).clamp(min=1)  # (A,) of the whole batch
+        # Gradients and losses are averaged over processes, where the batch's are their sum.
+        loss = self.fabric.world_size * ((weights * losses).sum(1) / totals).sum()
         self._optimizer.zero_grad()
         self.fabric.backward(loss)
         self._optimizer.step()

@@ -19,12 +19,18 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from sluice.errors import SluiceError
 from sluice.models.cgcnn_training import GRADIENT_NORM, one_cycle, roc_auc
-from sluice.models.graphs import GraphBatch, Graphs
+from sluice.models.distributed import balanced, mean_over_processes, own_share
+from sluice.models.graphs import Graphs
 from sluice.models.training import BestEpoch
 from sluice.models.tsdnn import TSDNN, Answer
 
 AVERAGE_DECAY = 0.99  # of the moving average that the student's gain is measured against
 REDRAWN_LIMIT = 3.0**0.5  # the published code draws its baseline from U(-√3, √3) in every step
+
+
+def _seed_of_draws(seed: int) -> int:
+    """Another seed than that of the networks' first weights."""
+    return int(np.random.SeedSequence(seed, spawn_key=(0,)).generate_state(1)[0])
 
 
 class TsdnnLearner(BestEpoch):
@@ -52,7 +58,6 @@ class TsdnnLearner(BestEpoch):
     """
 
     network: TSDNN
-    one_device_only = "TSDNN measures the student's gain on whole batches"
 
     def __init__(
         self,
@@ -88,6 +93,8 @@ class TsdnnLearner(BestEpoch):
     def set_up(self, fabric: Fabric) -> None:
         """Build both networks and their optimizers."""
         self.fabric = fabric
+        # Of the learner's own, for torch's differs from process to process; its seed is still the same in all of them.
+        self.draws = torch.Generator().manual_seed(_seed_of_draws(torch.initial_seed()))
         self.network = TSDNN(**self.hyperparameters)
         self._setups, self.optimizers = [], []
         for network in (self.network.student, self.network.teacher):
@@ -107,10 +114,14 @@ class TsdnnLearner(BestEpoch):
     def _targets(self, rows: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(self.target[rows]).to(self.fabric.device)
 
-    def _draw(self) -> GraphBatch:
-        """Unlabelled crystals, drawn with torch's generator, whose state is in every checkpoint."""
-        chosen = torch.randint(len(self.unlabelled), (self.batch_size,)).numpy()
-        return self.graphs.batch(self.unlabelled[chosen], self.fabric.device)
+    def _draw(self) -> NDArray[np.int64]:
+        """This process's share of the step's unlabelled rows, which all processes draw alike."""
+        chosen = torch.randint(len(self.unlabelled), (self.batch_size,), generator=self.draws).numpy()
+        return own_share(self.unlabelled[chosen], self.fabric)
+
+    def _part(self, rows: NDArray[np.int64]) -> Tensor:
+        """What a mean over this process's rows is multiplied with, so that the processes' mean is the batch's."""
+        return balanced(self.fabric, torch.ones((), device=self.fabric.device), len(rows))
 
     def step(self, index: NDArray[np.int64], progress: float) -> dict[str, Tensor]:
         """A step of the student, then one of the teacher."""
@@ -121,35 +132,38 @@ class TsdnnLearner(BestEpoch):
         (student, student_optimizer), (teacher, teacher_optimizer) = self._setups
         student.train()
         teacher.train()
-        rows = self.labelled[index]
+        rows, drawn = self.labelled[index], self._draw()
         labelled, target = self.graphs.batch(rows, self.fabric.device), self._targets(rows)
-        unlabelled = self._draw()
+        unlabelled = self.graphs.batch(drawn, self.fabric.device)
+        of_labelled, of_unlabelled = self._part(rows), self._part(drawn)
         teacher_on_unlabelled = teacher(unlabelled).float()
         pseudo = (teacher_on_unlabelled.detach() > 0).float()
 
         with torch.set_grad_enabled(self.student_labels > 0):
-            before = binary_cross_entropy_with_logits(student(labelled).float(), target)
-        student_loss = binary_cross_entropy_with_logits(student(unlabelled).float(), pseudo)
+            before = of_labelled * binary_cross_entropy_with_logits(student(labelled).float(), target)
+        student_loss = of_unlabelled * binary_cross_entropy_with_logits(student(unlabelled).float(), pseudo)
         if self.student_labels > 0:
             student_loss = student_loss + self.student_labels * before
         self._update(student, student_optimizer, student_loss)
         with torch.no_grad():
-            after = binary_cross_entropy_with_logits(student(labelled).float(), target)
+            after = of_labelled * binary_cross_entropy_with_logits(student(labelled).float(), target)
 
-        gain = self._gain(self.sign * (before.detach() - after).item())
-        teacher_loss = binary_cross_entropy_with_logits(teacher(labelled).float(), target)
-        meta = gain * binary_cross_entropy_with_logits(teacher_on_unlabelled, pseudo)
+        # Of the whole batch, so that every process tells its teacher the same.
+        change = mean_over_processes(self.fabric, {"change": before.detach() - after})["change"]
+        gain = self._gain(self.sign * change.item())
+        teacher_loss = of_labelled * binary_cross_entropy_with_logits(teacher(labelled).float(), target)
+        meta = gain * of_unlabelled * binary_cross_entropy_with_logits(teacher_on_unlabelled, pseudo)
         self._update(teacher, teacher_optimizer, teacher_loss + meta)
         return {
             "student_loss": student_loss.detach(),
             "teacher_loss": teacher_loss.detach(),
-            "pseudo_positive": pseudo.mean(),
+            "pseudo_positive": of_unlabelled * pseudo.mean(),
         }
 
     def _gain(self, change: float) -> float:
         """The student's gain less its moving average."""
         if self.redrawn:
-            self.average = float(torch.empty(()).uniform_(-REDRAWN_LIMIT, REDRAWN_LIMIT))
+            self.average = float(torch.empty(()).uniform_(-REDRAWN_LIMIT, REDRAWN_LIMIT, generator=self.draws))
         self.average = AVERAGE_DECAY * self.average + (1 - AVERAGE_DECAY) * change
         return change - self.average
 
@@ -188,10 +202,12 @@ class TsdnnLearner(BestEpoch):
         return row
 
     def state(self) -> dict[str, Any]:
-        """Both networks and optimizers, the best epoch so far, and the moving average."""
-        return {**super().state(), "average": self.average}
+        """Both networks and optimizers, the best epoch so far, the moving average, and where the draws stand."""
+        return {**super().state(), "average": self.average, "draws": self.draws.get_state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """The other way round."""
         super().load_state(state)
         self.average = state["average"]
+        if "draws" in state:  # checkpoints of earlier versions have none: such a training draws from the start again
+            self.draws.set_state(state["draws"])
