@@ -78,7 +78,7 @@ def test_two_processes_learn_what_one_learns(data, tmp_path, network):
 
 
 def tsdnn_learner(data, kind=TsdnnLearner, **changes):
-    """With shares of different sizes: 105 labelled rows in batches of 26, the last of one row, and 25 unlabelled."""
+    """With shares of different sizes: batches of 25 labelled rows, the last of one row, and 25 unlabelled ones."""
     graphs, energy = data
     rows = np.random.default_rng(0).permutation(len(graphs))
     values = {
@@ -91,9 +91,9 @@ def tsdnn_learner(data, kind=TsdnnLearner, **changes):
     return kind(
         graphs,
         energy < np.median(energy),
-        labelled=rows[:105],
+        labelled=rows[:101],
         unlabelled=rows[60:],
-        validation=rows[105:],
+        validation=rows[101:],
         hyperparameters=SIZES,
         **(values | changes),
     )
@@ -106,8 +106,8 @@ PUBLISHED = {"optimizer": "sgd", "student_labels": 0.0, "gain": "new_minus_old",
 @pytest.mark.parametrize("changes", [{}, pytest.param(PUBLISHED, marks=pytest.mark.long)], ids=["default", "published"])
 def test_tsdnn_learns_on_two_what_it_learns_on_one(data, tmp_path, changes):
     one, two = tsdnn_learner(data, **changes), tsdnn_learner(data, **changes)
-    train(one, plan(tmp_path / "one", 105, batch_size=26))
-    train(two, plan(tmp_path / "two", 105, batch_size=26, devices="2"))
+    train(one, plan(tmp_path / "one", 101))
+    train(two, plan(tmp_path / "two", 101, devices="2"))
     for mine, theirs in zip(rows_of(tmp_path / "two"), rows_of(tmp_path / "one"), strict=True):
         for name in LOSSES:
             assert mine[name] == pytest.approx(theirs[name], rel=TOLERANCE), name
