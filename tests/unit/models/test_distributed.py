@@ -87,6 +87,7 @@ def tsdnn_learner(data, kind=TsdnnLearner, **changes):
         "weight_decay": 1e-5,
         "batch_size": 25,
         "student_labels": 0.7,
+        "moving_average": "redrawn",  # a gain so large that its part of the teacher's loss is seen
     }
     return kind(
         graphs,
@@ -100,10 +101,10 @@ def tsdnn_learner(data, kind=TsdnnLearner, **changes):
 
 
 LOSSES = ("student_loss", "teacher_loss", "pseudo_positive")
-PUBLISHED = {"optimizer": "sgd", "student_labels": 0.0, "gain": "new_minus_old", "moving_average": "redrawn"}
+PAPER = {"optimizer": "sgd", "student_labels": 0.0, "moving_average": "kept"}
 
 
-@pytest.mark.parametrize("changes", [{}, pytest.param(PUBLISHED, marks=pytest.mark.long)], ids=["default", "published"])
+@pytest.mark.parametrize("changes", [{}, pytest.param(PAPER, marks=pytest.mark.long)], ids=["redrawn", "paper"])
 def test_tsdnn_learns_on_two_what_it_learns_on_one(data, tmp_path, changes):
     one, two = tsdnn_learner(data, **changes), tsdnn_learner(data, **changes)
     train(one, plan(tmp_path / "one", 101))
