@@ -20,7 +20,10 @@ SETTINGS = {
         "batch_size": 16,
     },
     "tsdnn-stability": {"graphs": GRAPHS, "training": TINY, "unlabelled": 10},
-    "tsdnn-synthesizability": {"graphs": GRAPHS, "training": TINY, "bags": 3, "bag_epochs": 2, "bag_batch_size": 16},
+    "tsdnn-synthesizability": {
+        "graphs": GRAPHS, "training": TINY, "bags": 3, "bag_epochs": 2, "bag_batch_size": 16,
+        "mining_bags": 2, "mining_epochs": 2,
+    },
 }  # fmt: skip
 GOALS = {
     "cgcnn-gatgnn": "test MAE, CGCNN, formation energy",

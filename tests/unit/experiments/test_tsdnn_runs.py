@@ -8,17 +8,24 @@ import pandas as pd
 import pytest
 from crystals_for_models import decorated, labels
 
-from sluice.errors import SluiceError
+from sluice.errors import BadDataError, SluiceError
 from sluice.experiments.experiment import Job
 from sluice.experiments.folders import read_metrics
 from sluice.experiments.mp_structures import FILES
 from sluice.experiments.plan import replaced
 from sluice.experiments.tsdnn_stability import StabilityConfig, TsdnnStability
-from sluice.experiments.tsdnn_synthesizability import AT_EQUAL_PRECISION, SynthesizabilityConfig, TsdnnSynthesizability
+from sluice.experiments.tsdnn_synthesizability import (
+    AT_EQUAL_PRECISION,
+    BAG_ROW,
+    SynthesizabilityConfig,
+    TsdnnSynthesizability,
+)
+from sluice.experiments.tsdnn_synthesizability_mining import FIRST_PASS, Mined, lowest, ones_and_zeros, second_pass
 from sluice.experiments.tsdnn_synthesizability_runs import (
     SCORES,
     SPLITS,
     UNLABELLED,
+    Tables,
     elements,
     new_compositions,
     tpr_at_precision,
@@ -81,7 +88,8 @@ def run_all(experiment, config, folder):
     for part in experiment.parts(config):
         run = folder / part.variant
         run.mkdir()
-        experiment.run(config, Job(part.variant, 0, 3, prepared, {}, run, folder / "c" / part.variant, 1))
+        needed = {variant: runs[variant] for variant in part.needs}
+        experiment.run(config, Job(part.variant, 0, 3, prepared, needed, run, folder / "c" / part.variant, 1))
         runs[part.variant] = [run]
     return experiment.compare(config, prepared, runs), runs
 
@@ -119,6 +127,7 @@ def test_stability_measures_all_on_one_test_set_and_tells_what_each_learnt_from(
 
 def test_synthesizability_holds_both_against_each_other_at_one_precision(world, tmp_path):
     settings = {"training": TRAINING, "graphs": GRAPHS, "bags": 3, "bag_epochs": 2, "bag_hidden_size": 6}
+    settings |= {"mining_bags": 2, "mining_epochs": 2}
     config = SynthesizabilityConfig(
         experiment="tsdnn-synthesizability", title="t", paper="p", settings=settings | {"bag_head_size": 6},
         data_folders=world, device="cpu",
@@ -143,11 +152,99 @@ def test_synthesizability_holds_both_against_each_other_at_one_precision(world, 
         others = kept["score"][kept["label"] == 0]
     row = rows["share called positive of the others in the test table, time split, TSDNN"]
     assert (row.sluice_mean, row.n_test) == (pytest.approx((others > 0.5).mean()), len(others))
-    assert "without a status" in rows["TPR on time split, TSDNN"].note
     assert not rows["TPR on test positives, TSDNN"].note
+    _check_first_pass(config, tmp_path / "prepared", runs, comparison)
     (runs["test"][0] / SCORES).unlink()
     with pytest.raises(SluiceError, match="older version"):
         TsdnnSynthesizability().compare(config, tmp_path, runs)
+
+
+def _check_first_pass(config, prepared, runs, comparison):
+    """Zeros of the time split outside its test table were scored, the lowest mined; TSDNN learnt from those alone."""
+    data = Tables(config, prepared)
+    known, labels = data.rows(SPLITS["time"][0])
+    known, labels = np.setdiff1d(known, data.rows(SPLITS["time"][1])[0]), dict(zip(known, labels, strict=True))
+    zeros = [row for row in known if labels[row] == 0]
+    positives = len(known) - len(zeros)
+    mined = Mined.read(runs["mine_time"][0])
+    assert sorted(mined.ids) == sorted(data.ids[zeros])
+    assert mined.negative.sum() == min(positives, len(zeros))
+    found = read_metrics(runs["mine_time"][0])
+    assert (found["n_zeros"], found["n_mined"]) == ([len(zeros)], [mined.negative.sum()])
+    labelled = positives + int(mined.negative.sum())
+    assert read_metrics(runs["time"][0])["n_train"][0] == labelled - int(labelled * config.settings.validation_share)
+    pool = np.union1d(data.rows(UNLABELLED)[0], data.place[list(mined.ids[~mined.negative])])
+    pool = np.setdiff1d(pool, data.place[list(mined.ids[mined.negative])])
+    pool = np.setdiff1d(pool, [*data.rows(SPLITS["time"][1])[0], *(row for row in known if labels[row] == 1)])
+    assert read_metrics(runs["time"][0])["n_unlabelled"] == [len(pool)]
+    rows = {row.quantity: row for row in comparison.rows}
+    share = rows["share of zeros mined as negatives, time split, first pass"]
+    assert (share.sluice_mean, share.n_test) == (mined.negative.mean(), len(zeros))
+    highest = rows["highest score among those mined, time split, first pass"].sluice_mean
+    assert highest == pytest.approx(mined.score[mined.negative].max(), abs=1e-12)
+    said = f"negatives: {mined.negative.sum()} of the {len(zeros)} materials without a status in its table"
+    assert rows["TPR on time split, TSDNN"].note.startswith(said)
+    paragraph = next(text for text in comparison.analysis if "zeros of the time split" in text)
+    assert f"the other {len(zeros) - mined.negative.sum()} joined the unlabelled" in paragraph
+    assert f"{rows['TPR on time split, TSDNN'].sluice_mean:.1%} of the test positives" in paragraph
+
+
+def test_negatives_are_the_zeros_of_lowest_score_as_many_as_positives():
+    known, labels = np.array([7, 3, 5, 1, 9, 4, 8]), np.array([1, 0, 0, 0, 1, 0, 1])
+    test = np.array([8, 1, 2])  # a positive and a zero of the table are in its test table
+    ones, zeros = ones_and_zeros(known, labels, test)
+    assert (sorted(ones), sorted(zeros)) == ([7, 9], [3, 4, 5])
+    score_of = {3: 0.4, 4: 0.9, 5: 0.1, 1: 0.0, 8: 0.0}
+    negatives = zeros[lowest(np.array([score_of[row] for row in zeros]), len(ones))]
+    assert sorted(negatives) == [3, 5]
+    keep = ~np.isin(known, test)
+    rows, found, rest = second_pass(known[keep], labels[keep], negatives)
+    assert dict(zip(rows, found, strict=True)) == {7: 1, 3: 0, 5: 0, 9: 1}
+    assert rest.tolist() == [4]
+
+
+def test_all_zeros_are_negatives_where_positives_are_more():
+    assert lowest(np.array([0.3, 0.1]), 3).tolist() == [True, True]
+    assert lowest(np.array([0.2, 0.1, 0.2]), 2).tolist() == [True, True, False]
+
+
+def test_a_table_without_zeros_or_positives_cannot_be_mined():
+    known, test = np.arange(4), np.array([3])
+    for given in ([1, 1, 1, 0], [0, 0, 0, 1]):
+        with pytest.raises(BadDataError, match="too few to mine negatives; raise"):
+            ones_and_zeros(known, np.array(given), test)
+
+
+def test_a_first_pass_without_its_file_is_told(tmp_path):
+    with pytest.raises(SluiceError, match="delete this run and run the experiment again"):
+        Mined.read(tmp_path)
+
+
+def test_the_first_pass_runs_before_tsdnn_and_concerns_its_split_only(world):
+    config = SynthesizabilityConfig(experiment="tsdnn-synthesizability", title="t", paper="p", data_folders=world)
+    experiment = TsdnnSynthesizability()
+    needs = {part.variant: part.needs for part in experiment.parts(config)}
+    assert {name: needs[name] for name in FIRST_PASS} == {"time": ("mine_time",), "elements": ("mine_elements",)}
+    assert not any(needs[name] for name in ("mine_time", "mine_elements", "test", "bags"))
+    for key, value in (("mining_bags", 4), ("mining_epochs", 9)):
+        other = replaced(config, f"settings.{key}", value)
+        changed = {name for name in needs if experiment.relevant(other, name) != experiment.relevant(config, name)}
+        assert changed == {"mine_time", "mine_elements", "time", "elements"}
+        assert experiment.relevant(other, "prepare") == experiment.relevant(config, "prepare")
+    for key in ("bags", "bag_epochs"):
+        other = replaced(config, f"settings.{key}", 7)
+        changed = {name for name in needs if experiment.relevant(other, name) != experiment.relevant(config, name)}
+        assert changed == {"bags"}
+    longer = replaced(config, "settings.training.epochs", 7)
+    assert experiment.relevant(longer, "mine_time") == experiment.relevant(config, "mine_time")
+
+
+def test_the_first_passes_are_in_the_estimate(world):
+    config = SynthesizabilityConfig(experiment="tsdnn-synthesizability", title="t", paper="p", data_folders=world)
+    hours = [TsdnnSynthesizability().cpu_hours(replaced(config, "settings.mining_bags", bags)) for bags in (10, 20, 30)]
+    rows = 75_000 + 133_000
+    assert hours[2] - hours[1] == pytest.approx(hours[1] - hours[0])
+    assert hours[1] - hours[0] == pytest.approx(rows * 10 * config.settings.mining_epochs * BAG_ROW / 3600)
 
 
 def test_parts_of_synthesizability_depend_on_their_own_settings_only(world):

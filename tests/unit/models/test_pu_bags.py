@@ -5,7 +5,7 @@ from crystals_for_models import decorated
 
 from sluice.models.cgcnn import CGCNN
 from sluice.models.graphs import build_graphs
-from sluice.models.pu_bags import BaggedCGCNN, draw_bags, out_of_bag
+from sluice.models.pu_bags import BaggedCGCNN, draw_bags, draw_bags_in_pairs, out_of_bag
 from sluice.models.pu_training import BagLearner
 from sluice.models.training import Plan, make_fabric, train
 
@@ -76,6 +76,18 @@ def test_bags_and_scores_of_rows_outside():
     assert found[0] == pytest.approx(2.5)  # every bag has seen it
     row = int(unlabelled[0])
     assert found[row] == pytest.approx(np.arange(6.0)[~member[:, row]].mean())
+
+
+@pytest.mark.parametrize(("positives", "taken"), [(4, 4), (20, 13)])
+def test_bags_of_a_pair_share_no_unlabelled_row(positives, taken):
+    positive, unlabelled = np.arange(positives), np.arange(positives, positives + 26)
+    member = draw_bags_in_pairs(positive, unlabelled, positives + 26, 5, seed=1)
+    assert member[:, positive].all()
+    drawn = member[:, unlabelled]
+    assert (drawn.sum(axis=1) == taken).all()
+    assert not (drawn[0] & drawn[1]).any() and not (drawn[2] & drawn[3]).any()
+    assert len({row.tobytes() for row in member}) == 5
+    assert not drawn[:2].all(axis=0).any(), "two bags suffice for every row to be outside one"
 
 
 def test_training_resumes_nothing_when_finished_and_learns(graphs, tmp_path):

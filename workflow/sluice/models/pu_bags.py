@@ -59,6 +59,30 @@ def draw_bags(
     return member
 
 
+def draw_bags_in_pairs(
+    positive: NDArray[np.int64], unlabelled: NDArray[np.int64], n_rows: int, bags: int, seed: int
+) -> NDArray[np.bool_]:
+    """(A, n) as ``draw_bags``, but bags 2k and 2k + 1 have no unlabelled row in common.
+
+    From two bags on, every unlabelled row is thus outside a bag. A bag takes at most half of the unlabelled rows, fewer
+    than there are positives where those are short.
+
+    Args:
+        positive: rows known to be positive.
+        unlabelled: rows that are taken for negatives where they are drawn.
+        n_rows: number n of rows in all.
+        bags: number A.
+        seed: of the draws.
+    """
+    member = np.zeros((bags, n_rows), bool)
+    member[:, positive] = True
+    count = min(len(positive), len(unlabelled) // 2)
+    for k in range(bags):
+        order = np.random.default_rng([seed, k // 2]).permutation(unlabelled)  # the same for both of a pair
+        member[k, order[:count] if k % 2 == 0 else order[count : 2 * count]] = True
+    return member
+
+
 def out_of_bag(probabilities: NDArray[np.float64], member: NDArray[np.bool_]) -> NDArray[np.float64]:
     """(n,) mean probability over the bags that did not learn from the row; over all where every bag did.
 
