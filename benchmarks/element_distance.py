@@ -91,7 +91,8 @@ def compare_with_elmd(python: Path, oqmd: list[str], blocks: int, size: int) -> 
     within = [f for f in oqmd if not set("".join(c if c.isalpha() else " " for c in f).split()) - CHEMISTRY]
     within *= -(-2 * size * blocks // len(within))
     print(
-        "| formulas | pairs | largest difference | ElMD, x.elmd(y) | ElMD's kernel, in a loop | here | times | times |"
+        "| formulas | pairs | largest difference | x.elmd(y) | ElMD's kernel, in a loop | here | times x.elmd(y) "
+        "| times the kernel |"
     )
     print("|---" * 8 + "|", flush=True)
     with subprocess.Popen(

@@ -147,6 +147,19 @@ def test_default_file_says_every_key_and_nothing_else(repository):
             ["line 3: compositions.scorer.task = 'classification'", "regression"],
         ),
         (
+            "candidates: compositions\ncompositions:\n  scorer: {encoding: embedding}",
+            ["line 3: compositions.scorer", "roost learns vectors of the elements itself", "model: head"],
+        ),
+        (
+            "candidates: compositions\ncompositions:\n  generator: {model: matgan}\n"
+            "  scorer: {model: head, encoding: embedding}",
+            ["line 2: compositions", "vectors that a WGAN learns", "'matgan' has none", "generator.model: wgan"],
+        ),
+        (
+            "candidates: compositions\ncompositions:\n  scorer: {model: head, encoding: vectors}",
+            ["line 3: compositions.scorer.encoding = 'vectors'", "embedding"],
+        ),
+        (
             "candidates: compositions\ncompositions:\n  generator: {model: cubicgan}",
             ["line 3: compositions.generator.model", "wgan"],
         ),

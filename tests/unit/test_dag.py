@@ -47,6 +47,16 @@ def test_only_a_screener_that_draws_waits_for_the_generator():
     assert dag.drawing_generator(known)(round_(2)) == []
 
 
+def test_scorer_of_formulas_waits_for_the_wgan_whose_vectors_it_takes():
+    def plan(**scorer: str) -> Config:
+        return Config.model_validate({"candidates": "compositions", "compositions": {"scorer": scorer}})
+
+    found = dag.vectors_of_the_generator(plan(model="head", encoding="embedding"))(round_(1))
+    assert found == ["round_1/train/composition_generator.ckpt"]
+    for other in (plan(), plan(model="head", encoding="magpie")):
+        assert dag.vectors_of_the_generator(other)(round_(1)) == []
+
+
 def test_resources_double_with_every_attempt():
     assert [dag.memory_mb(2000)(None, [], n) for n in (1, 2, 3)] == [2000, 4000, 8000]
     assert [dag.runtime_minutes(30)(None, [], n) for n in (1, 2, 3)] == [30, 60, 120]

@@ -29,6 +29,15 @@ def test_every_configuration_plans_all_its_jobs(path, tmp_path):
     assert counts == expected_jobs(checked, campaign_rules(checked))
 
 
+def test_scorer_of_formulas_is_given_the_wgan_whose_vectors_it_takes(tmp_path):
+    scorer = {"model": "head", "encoding": "embedding"}
+    config = write_config(tmp_path, **SMALL, candidates="compositions", compositions={"scorer": scorer})
+    shown = snakemake(config, "--dry-run", "--printshellcmds")
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    (command,) = re.findall(r"python -m sluice.train.train_composition_scorer .*", shown.stdout + shown.stderr)
+    assert "--generator round_1/train/composition_generator.ckpt --settings" in command
+
+
 def test_snakemake_lint_is_clean(tmp_path):
     done = snakemake(write_config(tmp_path), "--lint")
     assert done.returncode == 0, done.stdout + done.stderr

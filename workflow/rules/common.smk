@@ -18,6 +18,7 @@ from sluice.dag import (
     training_cores,
     training_gpus,
     user_files,
+    vectors_of_the_generator,
 )
 
 

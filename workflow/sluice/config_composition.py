@@ -38,7 +38,11 @@ class CompositionModelSettings(Section):
     model: Literal["elemnet", "roost", "head"] = Field(
         "elemnet", description="ElemNet, Roost, or a fully connected head on an encoding."
     )
-    encoding: Literal["fractions", "onehot", "magpie"] = Field("fractions", description="What `head` sees.")
+    encoding: Literal["fractions", "onehot", "magpie", "embedding"] = Field(
+        "fractions",
+        description="What `head` sees; embedding: sums of the vectors of the elements that a WGAN's critic learned, for"
+        " ElemNet, too (in a campaign the round's WGAN).",
+    )
     task: Literal["regression", "classification"] = Field("regression", description="What the target is.")
     depth: int = Field(17, ge=2, le=49, description="Layers of ElemNet, the output counted.")
     paper_dropout: Fraction = Field(1.0, description="Share of ElemNet's dropout; 0: none.")
@@ -60,8 +64,18 @@ class CompositionModelSettings(Section):
     schedule: Literal["one-cycle", "constant"] = Field("one-cycle", description="How the step changes.")
     checkpoint_minutes: Positive = Field(1.0, description="Minutes between checkpoints.")
 
+    @property
+    def needs_wgan(self) -> bool:
+        """Whether the vectors of the elements come from a WGAN."""
+        return self.encoding == "embedding"
+
     @model_validator(mode="after")
     def _check(self) -> CompositionModelSettings:
+        if self.model == "roost" and self.needs_wgan:
+            raise ValueError(
+                "encoding: embedding is for the models head and elemnet; roost learns vectors of the elements itself:"
+                " set model: head or model: elemnet, or leave encoding out"
+            )
         if self.uncertainty and self.task == "classification":
             raise ValueError("uncertainty: a classification's probability says it already; leave it false")
         return self

@@ -119,6 +119,12 @@ class CompositionsSettings(Section):
 
     @model_validator(mode="after")
     def _check(self) -> CompositionsSettings:
+        if self.scorer.needs_wgan and self.generator.model != "wgan":
+            raise ValueError(
+                f"scorer.encoding = 'embedding' needs the vectors that a WGAN learns, and generator.model ="
+                f" {self.generator.model!r} has none; set generator.model: wgan, or take the encoding fractions, onehot"
+                " or magpie"
+            )
         if self.shortlist.exploration != 0 and not self.scorer.knows_spread:
             raise ValueError(
                 f"shortlist.exploration = {self.shortlist.exploration:g} needs a standard deviation, which the scorer"

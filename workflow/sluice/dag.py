@@ -112,6 +112,16 @@ def drawing_generator(settings: ScreenerSettings) -> Callable[[Wildcards], list[
     return generator
 
 
+def vectors_of_the_generator(config: Config) -> Callable[[Wildcards], list[str]]:
+    """The round's WGAN, where the scorer of formulas takes the elements' vectors that it learned; else nothing."""
+    learned = config.compositions.scorer.needs_wgan
+
+    def generator(wildcards: Wildcards) -> list[str]:
+        return [f"round_{wildcards.round}/train/composition_generator.ckpt"] if learned else []
+
+    return generator
+
+
 def earlier_screener(wildcards: Wildcards) -> list[str]:
     """The screener of the round before with its metrics and predictions, likewise."""
     before = int(wildcards.round) - 1

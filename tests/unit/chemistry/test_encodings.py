@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from sluice.chemistry.compositions import Compositions, symbols
+from sluice.chemistry.compositions import Compositions, atomic_numbers, symbols
 from sluice.chemistry.descriptor_properties import descriptor_properties
 from sluice.chemistry.encodings import (
     ELEMENTS_85,
@@ -25,6 +27,9 @@ FORMULAS = [
     *("NaCl", "MgO", "MgO2", "Fe2O3", "Fe3O4", "SrTiO3", "BaTiO3", "KMgF3", "K2PtCl6", "LiFePO4", "Ca3P2O8"),
     *("AlN", "Al2O3", "Cu", "Si", "GaAs", "InAs", "YBa2Cu3O7", "CsPbBr3", "MoS2", "WSe2", "TiO2", "Ti2O3"),
 ]
+
+
+LARGE = [*("Fe13O17", "Nb22O54", "Ca97Cu98O99", "Al98Mg99", "Li99O", "V12O29", "Mg17Al12", "H89C60N7O31")]
 
 
 def embedding():
@@ -53,7 +58,9 @@ def test_lists_of_elements():
     ids=["onehot 85x8", "onehot 87x8", "fractions", "magpie", "embedding"],
 )
 def test_which_properties_hold(encoding, holds):
-    found = descriptor_properties(encoding, Compositions.from_formulas(FORMULAS))
+    # The matrices end at eight atoms of an element.
+    formulas = FORMULAS if encoding.name == "onehot" else FORMULAS + LARGE
+    found = descriptor_properties(encoding, Compositions.from_formulas(formulas))
     print(encoding.name, found)
     assert (found.invariant, found.unique, found.smooth, found.transformable) == holds
 
@@ -84,6 +91,48 @@ def test_fractions_back_to_formulas():
     found = encoding.decode(encoding.encode(Compositions.from_formulas(formulas)))
     assert found.formulas() == ["NaCl", "O3Fe2", "AlCr2Fe2Co2Ni2", "O7Ca2Ti3Y5"]
     assert encoding.encode(Compositions.from_formulas(formulas)).sum(axis=1) == pytest.approx(1)
+
+
+def integers(numbers: list[list[int]]) -> Compositions:
+    """Compositions of hydrogen, lithium … with these numbers of atoms, none where it is zero."""
+    places = [atomic_numbers()[symbol] for symbol in ELEMENTS_86]
+    return Compositions.from_rows(
+        [{z: float(count) for z, count in zip(places, row, strict=False) if count} for row in numbers]
+    )
+
+
+def assert_decoded(compositions: Compositions) -> None:
+    encoding = ElementFractions()
+    found = encoding.decode(encoding.encode(compositions))
+    assert np.array_equal(found.offsets, compositions.offsets) and np.array_equal(found.numbers, compositions.numbers)
+    assert np.array_equal(found.amounts, compositions.counts())
+
+
+def test_fractions_of_every_pair_of_counts_below_a_hundred():
+    assert_decoded(integers([[a, b] for a in range(1, 100) for b in range(1, 100)]))
+
+
+@given(st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=86).filter(any), min_size=1, max_size=20))
+@settings(max_examples=60, deadline=None)
+def test_fractions_of_any_integers_below_a_hundred(numbers):
+    assert_decoded(integers(numbers))
+
+
+def test_fractions_that_no_integers_below_a_thousand_make():
+    """They stay what they are, relative to the smallest one; a share of nothing is no element."""
+    encoding = ElementFractions(("H", "O", "Fe"))
+    amounts = encoding.decode(np.array([[0, 1000 / 2001, 1001 / 2001], [0, 0, 0], [5e-5, 1 / 3, 2 / 3]])).amounts
+    assert amounts == pytest.approx([1, 1.001, 1, 2], rel=1e-6)
+
+
+def test_a_formula_of_many_elements_is_written_in_six_orders(monkeypatch):
+    """Of the 20! orders of twenty elements, too."""
+    seen = []
+    real = Compositions.from_formulas
+    monkeypatch.setattr(Compositions, "from_formulas", lambda texts: seen.append(list(texts)) or real(texts))
+    compositions = integers([list(range(1, 21))])
+    assert descriptor_properties(ElementFractions(), compositions).invariant
+    assert [len(texts) for texts in seen] == [6] and len(set(seen[0])) == 5, "as it is, and in five orders"
 
 
 def test_magpie_equals_matminer():

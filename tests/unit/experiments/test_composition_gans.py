@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from sluice.chemistry.compositions import Compositions
+from sluice.errors import BadDataError
 from sluice.experiments import matgan, wgan, wgan_runs
 from sluice.experiments.composition_gan_data import (
     encodable,
@@ -76,6 +77,22 @@ def test_oqmd_leaves_out_elements_outliers_and_large_counts(folders):
     found = read_oqmd_formulas(folders["oqmd_formation"], None, 1)
     assert len(found) == len(FORMULAS) + 1  # LiNa, which has no energy
     assert len(read_oqmd_formulas(folders["oqmd_formation"], 20, 1)) == 20
+
+
+def test_oqmd_with_too_many_unreadable_formulas(folders):
+    """Rows without an energy are no mistakes; formulas that cannot be read are, with and without one."""
+    path = folders["oqmd_formation"] / "oqmd_compositions.csv.gz"
+    frame = pd.read_csv(path, keep_default_na=False, dtype=str)
+    many = pd.DataFrame({"formula": ["NaCl", *["MgO"] * 300], "e_form": ["-1.5", *[""] * 300]})
+    pd.concat([frame, many]).to_csv(path, index=False)
+    compositions, energy = read_property("oqmd", folders["oqmd_formation"], None, 1)
+    found = dict(zip(compositions.formulas(), energy.tolist(), strict=True))
+    assert found["NaCl"] == -1.5 and found["OMg"] < 1.7, "the lowest one of each, of those that have one"
+    wrong = pd.DataFrame({"formula": ["Xx"] * 30, "e_form": [*["1"] * 15, *[""] * 15]})
+    pd.concat([frame, many, wrong]).to_csv(path, index=False)
+    for read in (read_oqmd_formulas, lambda *given: read_property("oqmd", *given)):
+        with pytest.raises(BadDataError, match=r"30 of \d+ rows cannot be used(.|\n)*'Xx' is no element"):
+            read(folders["oqmd_formation"], None, 1)
 
 
 def test_superconductors_without_a_tc_are_left_out(folders):

@@ -110,6 +110,18 @@ def test_bad_formulas_stop_it(source, tmp_path):
         EXPERIMENT.prepare(config_for(source), tmp_path)
 
 
+def test_without_any_energy(source, tmp_path):
+    with gzip.open(source / "oqmd_compositions.csv.gz", "wt") as handle:
+        handle.write("formula,e_form\nNaCl,\nMgO,\n")
+    with pytest.raises(BadDataError, match="no row has a number in e_form"):
+        EXPERIMENT.prepare(config_for(source), tmp_path)
+
+
+def test_there_is_no_wgan_to_take_vectors_from(source):
+    with pytest.raises(ValueError, match=r"elemnet.encoding = 'embedding' needs the vectors that a WGAN learns"):
+        config_for(source, elemnet={"model": "head", "encoding": "embedding"})
+
+
 def test_the_configuration_fits_the_cap():
     experiment, config = load_experiment_config(CONFIG)
     assert experiment.cpu_hours(plan_experiment(experiment, config, "default")) <= config.cpu_hours

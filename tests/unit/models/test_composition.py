@@ -77,7 +77,7 @@ def test_two_processes_learn_what_one_learns(tmp_path):
         ("head", {"encoding": "onehot"}),
     ],
 )
-def test_it_learns_and_the_file_gives_the_same(model, options, tmp_path):
+def test_it_learns_and_the_file_gives_the_same(model, options, tmp_path, capsys):
     data = table()
     trained, rows = train(data, small(model, epochs=25, **options), tmp_path)
     test = data.rows("test")
@@ -85,6 +85,9 @@ def test_it_learns_and_the_file_gives_the_same(model, options, tmp_path):
     spread = np.abs(data.target[test] - data.target[data.rows("train")].mean()).mean()
     assert np.abs(found.value - data.target[test]).mean() < 0.6 * spread
     assert rows[-1]["val_mae"] < rows[0]["val_mae"]
+    pace = (tmp_path / "ck" / "member_0" / "throughput.csv").read_text().splitlines()
+    assert pace[0] == "epoch,seconds,rows_per_second" and len(pace) == 26
+    assert "rows/s" in capsys.readouterr().out
     assert (found.uncertainty > 0).all() == bool(options.get("uncertainty"))
     save_composition_model(tmp_path / "model.ckpt", trained, {"output": "mean atomic number"})
     again = load_model(tmp_path / "model.ckpt").network.predict(data.compositions[test])
@@ -159,6 +162,9 @@ def test_the_step_reads_a_csv(tmp_path):
     held = list(csv.DictReader((tmp_path / "p.csv").read_text(encoding="utf-8").splitlines()))
     assert {row["split"] for row in held} == {"val", "test"}
     assert load_model(tmp_path / "m.ckpt").facts["output"] == "e 1"
+    with pytest.raises(SluiceError, match="needs the model file of one WGAN, 0 are given: set --generator"):
+        without = {**options, "settings": small(encoding="embedding")}
+        train_composition_model(data_settings=CompositionDataSettings(target_column="e"), **without)
     with pytest.raises(BadDataError, match=r"no column 'f'; there are: formula, e"):
         train_composition_model(data_settings=CompositionDataSettings(target_column="f"), **options)
     strict = CompositionDataSettings(target_column="e", max_bad_fraction=0.0)
@@ -186,6 +192,14 @@ def test_a_learned_embedding_as_the_encoding(tmp_path):
     save_composition_model(tmp_path / "m.ckpt", trained, {})
     again = load_model(tmp_path / "m.ckpt").network
     assert np.array_equal(again.predict(data.compositions).value, trained.predict(data.compositions).value)
+
+
+def test_a_learned_encoding_needs_its_vectors(tmp_path):
+    settings = small(encoding="embedding")
+    with pytest.raises(SluiceError, match="the vectors of the elements, which a WGAN learned, are not given"):
+        CompositionModel(settings=settings.model_dump(mode="json"))
+    with pytest.raises(ValueError, match="roost learns vectors of the elements itself"):
+        small("roost", encoding="embedding")
 
 
 def test_a_damaged_model_file_is_refused(tmp_path):

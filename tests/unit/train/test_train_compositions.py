@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from sluice.config import Chemistry
 from sluice.config_composition_campaign import CompositionGeneratorSettings, CompositionScorerSettings
 from sluice.errors import SluiceError
 from sluice.models.modelfile import load_model
+from sluice.models.scoring import score_input
 from sluice.models.training import Plan
 from sluice.store import Store
 from sluice.train import train_composition_scorer as scorer_step
@@ -29,6 +31,7 @@ def run(step, folder: Path, table: Path, settings, **further):
     outputs = {"model": folder / f"{name}.ckpt", "metrics": folder / f"{name}.csv"}
     if name == "scorer":
         outputs["predictions"] = folder / "held_out.h5"
+        further.setdefault("generator", [])
     step(
         compositions=table, settings=settings, checkpoints=folder / "checkpoints", seed=3, precision="32-true",
         threads=1, device="cpu", round=1, **outputs, **further,
@@ -72,6 +75,40 @@ def test_scorer_predicts_what_was_held_out(tmp_path, model):
         assert (store.column("standard_deviation_ev_per_atom") > 0).all()
     made = load_model(outputs["model"])
     assert made.kind == "composition" and len(made.network.members) == 2 and made.facts["training_rows"] == 12
+
+
+@pytest.mark.parametrize("model", ["elemnet", "head"])
+def test_scorer_on_the_vectors_that_the_wgan_learned(tmp_path, model):
+    """The model file holds the vectors: formulas are scored without the WGAN's file."""
+    table = known_formulas(tmp_path / "known.h5", [*salts(), "KF"], split=[*SPLITS, "train"])
+    wgan = CompositionGeneratorSettings(**SMALL)
+    generator = run(train_composition_generator, tmp_path, table, wgan, **chemistry())["model"]
+    vectors = load_model(generator).network.element_encoding()
+    settings = CompositionScorerSettings(model=model, encoding="embedding", depth=3, widths=(8,), **TINY)
+    outputs = run(train_composition_scorer, tmp_path, table, settings, generator=[generator])
+    generator.unlink()
+    made = load_model(outputs["model"])
+    np.testing.assert_array_equal(made.network.encoding.table, vectors.table)
+    assert made.facts["training_rows"] == 12, "K has no vector: it is no element of the chemistry"
+    (tmp_path / "new.csv").write_text("formula\n" + "\n".join([*salts()[12:], "KF"]), encoding="utf-8")
+    score_input(outputs["model"], tmp_path / "new.csv", tmp_path / "scores.csv", device="cpu")
+    rows = list(csv.DictReader((tmp_path / "scores.csv").read_text(encoding="utf-8").splitlines()))
+    with Store(outputs["predictions"]) as store:
+        assert store.text("formula") == [row["formula"] for row in rows[:-1]]
+        found = store.column("predicted_formation_energy_ev_per_atom")
+        np.testing.assert_allclose([float(row["score"]) for row in rows[:-1]], found, rtol=1e-4)
+    assert rows[-1]["score"] == "" and "K is none of the elements that have a vector" in rows[-1]["reason"]
+
+
+def test_scorer_without_the_vectors_that_it_is_to_take(tmp_path):
+    table = known_formulas(tmp_path / "known.h5", split=SPLITS)
+    settings = CompositionScorerSettings(model="head", encoding="embedding", **TINY)
+    with pytest.raises(SluiceError, match="needs the model file of one WGAN, 0 are given"):
+        run(train_composition_scorer, tmp_path, table, settings)
+    matgan = CompositionGeneratorSettings(model="matgan", width=0.05, **SMALL)
+    generator = run(train_composition_generator, tmp_path, table, matgan, **chemistry())["model"]
+    with pytest.raises(SluiceError, match=r"generator.ckpt: a matgan model has no vectors of the elements"):
+        run(train_composition_scorer, tmp_path, table, settings, generator=[generator])
 
 
 def test_elements_that_were_only_held_out_have_no_prediction(tmp_path):

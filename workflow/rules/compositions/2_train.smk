@@ -47,6 +47,7 @@ rule train_composition_generator:
 rule train_composition_scorer:
     input:
         compositions="curate/compositions.h5",
+        generator=vectors_of_the_generator(CAMPAIGN),
     output:
         model="round_{round}/train/composition_scorer.ckpt",
         metrics="round_{round}/train/composition_scorer_metrics.csv",
@@ -74,6 +75,7 @@ rule train_composition_scorer:
     shell:
         "python -m sluice.train.train_composition_scorer "
         "--compositions {input.compositions} "
+        "--generator {input.generator} "
         "--settings {params.settings:q} "
         "--checkpoints {params.checkpoints:q} "
         "--seed {params.seed:q} "

@@ -62,7 +62,7 @@ class Reading:
         compositions: of the good rows, duplicates merged.
         target: (n,) their numbers.
         rows: data rows in the file.
-        bad: (row number, reason) of those that cannot be read; the first data row is number 2.
+        bad: (row number, reason) of those that cannot be used; the first data row is number 2.
         duplicates: good rows that were merged into others.
         outliers: rows left out as too far from the mean.
     """
@@ -75,16 +75,16 @@ class Reading:
     outliers: int
 
 
-def read_table(path: Path, settings: CompositionDataSettings, *, missing: float | None = None) -> Reading:
+def read_table(path: Path, settings: CompositionDataSettings, *, missing: float | str | None = None) -> Reading:
     """Read a CSV (also compressed) of formulas and numbers.
 
     Args:
         path: of the file.
         settings: its columns, and what becomes of its rows.
-        missing: a number that stands for none; its rows are left out and are no mistakes.
+        missing: a number, or a text such as "", that stands for no number; its rows are left out and are no mistakes.
 
     Raises:
-        BadDataError: if it cannot be read, lacks a column, or holds too many bad rows, which are named.
+        BadDataError: if it cannot be read, lacks a column, holds too many bad rows, which are named, or no good ones.
     """
     try:
         # "NaN" is sodium and nitrogen.
@@ -95,24 +95,42 @@ def read_table(path: Path, settings: CompositionDataSettings, *, missing: float 
         if column not in frame:
             raise BadDataError(f"{path}: no column {column!r}; there are: {', '.join(frame.columns)}")
     compositions, problems = read_formulas(frame[settings.formula_column].tolist())
-    target = pd.to_numeric(frame[settings.target_column], errors="coerce").to_numpy(float)
-    for row in np.flatnonzero(~np.isfinite(target)).tolist():
-        text = frame[settings.target_column].iloc[row]
-        problems[row] = problems[row] or f"{settings.target_column} = {text!r} is no number"
-    bad = [(row + 2, problem) for row, problem in enumerate(problems) if problem]
-    if len(bad) > settings.max_bad_fraction * len(frame) or len(bad) == len(frame):
-        named = [f"  row {row}: {problem}" for row, problem in bad[:SHOWN]]
-        more = [f"  … and {len(bad) - SHOWN} more"] if len(bad) > SHOWN else []
-        raise BadDataError(
-            f"{path}: {len(bad)} of {len(frame)} rows cannot be used, more than max_bad_fraction ="
-            f" {settings.max_bad_fraction:g}\n" + "\n".join(named + more)
-        )
-    good = np.flatnonzero((np.array(problems) == "") & (target != missing if missing is not None else True))
+    cells = frame[settings.target_column]
+    target = pd.to_numeric(cells, errors="coerce").to_numpy(float)
+    absent = (cells.str.strip() == missing).to_numpy() if isinstance(missing, str) else target == missing
+    for row in np.flatnonzero(~np.isfinite(target) & ~absent).tolist():
+        problems[row] = problems[row] or f"{settings.target_column} = {cells.iloc[row]!r} is no number"
+    bad = refuse_bad_rows(path, problems, settings.max_bad_fraction)
+    good = np.flatnonzero((np.array(problems) == "") & ~absent)
+    if len(good) == 0:
+        raise BadDataError(f"{path}: no row has a number in {settings.target_column}")
     merged, values = merge_duplicates(compositions[good], target[good], settings.duplicates)
     kept = np.arange(len(values))
     if settings.max_sigma is not None:
         kept = np.flatnonzero(np.abs(values - values.mean()) <= settings.max_sigma * values.std())
     return Reading(merged[kept], values[kept], len(frame), bad, len(good) - len(values), len(values) - len(kept))
+
+
+def refuse_bad_rows(path: Path, problems: Sequence[str], max_bad_fraction: float) -> list[tuple[int, str]]:
+    """(row number, reason) of the bad rows of a file, the first data row being number 2.
+
+    Args:
+        path: of the file.
+        problems: of each row; "" for good ones.
+        max_bad_fraction: share of bad rows that is tolerated.
+
+    Raises:
+        BadDataError: if there are more, or no good row; it names the first ones.
+    """
+    bad = [(row + 2, problem) for row, problem in enumerate(problems) if problem]
+    if len(bad) > max_bad_fraction * len(problems) or len(bad) == len(problems):
+        named = [f"  row {row}: {problem}" for row, problem in bad[:SHOWN]]
+        more = [f"  … and {len(bad) - SHOWN} more"] if len(bad) > SHOWN else []
+        raise BadDataError(
+            f"{path}: {len(bad)} of {len(problems)} rows cannot be used, more than max_bad_fraction ="
+            f" {max_bad_fraction:g}\n" + "\n".join(named + more)
+        )
+    return bad
 
 
 def merge_duplicates(

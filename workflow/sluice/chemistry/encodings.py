@@ -25,6 +25,10 @@ ELEMENTS_85 = tuple(s for s in ELEMENTS_86 if s != "Kr")
 # ASSUME: the 87 rows of Xin et al. (2021) are ElemNet's elements and He; their list is not published.
 ELEMENTS_87 = ("H", "He", *ELEMENTS_86[1:])
 MAX_COUNT = 8
+# Shares in single precision decide integers below a thousand: their ratios differ by more than the rounding does.
+MAX_FACTOR = 999
+RATIO_PRECISION = 4 * float(np.finfo(np.float32).eps)
+LEAST_SHARE = 1e-4
 
 
 class EncodingError(SluiceError):
@@ -174,24 +178,33 @@ class ElementFractions(_OverElements):
         return values
 
     def decode(self, values: NDArray[Any]) -> Compositions:
-        """The shares as amounts, relative to the smallest one; shares below 1e-4 are none.
+        """The smallest integers in the ratio of the shares, as far as single precision tells it.
 
-        # ASSUME: amounts relative to the smallest within 1e-3 of an integer are that integer.
+        Shares that are in no ratio of integers below a thousand are amounts relative to the smallest one. Shares of
+        1e-4 and less are none.
         """
-        shares = np.where(values > 1e-4, values, 0.0).astype(float)
-        least = np.where(shares > 0, shares, np.inf).min(axis=1, keepdims=True)
-        ratios = shares / np.where(np.isfinite(least), least, 1.0)
-        whole = np.rint(ratios)
-        # A ratio such as 2 : 3 has no integers relative to the smallest: small multiples of it are tried.
-        for factor in range(1, 13):
-            fits = np.all(np.abs(ratios * factor - np.rint(ratios * factor)) <= 1e-3 * factor, axis=1)
-            if factor == 1:
-                done = fits
-            else:
-                new = fits & ~done
-                whole[new] = np.rint(ratios[new] * factor)
-                done |= new
-        return _from_dense(np.where(done[:, None], whole, ratios), self.numbers)
+        found = _from_dense(np.where(values > LEAST_SHARE, values, 0.0).astype(float), self.numbers)
+        amounts = found.amounts.copy()
+        for _, entries in found.by_size():
+            if entries.shape[1]:
+                amounts[entries] = _smallest_integers(found.amounts[entries])
+        return Compositions(found.offsets, found.numbers, amounts)
+
+
+def _smallest_integers(shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n, k) smallest integers in the ratio of each row's shares; without any, multiples of the smallest share."""
+    ratios = shares / shares.min(axis=1, keepdims=True)
+    found = ratios.copy()
+    left = np.arange(len(ratios))
+    for factor in range(1, MAX_FACTOR + 1):
+        scaled = ratios[left] * factor
+        whole = np.rint(scaled)
+        fits = (np.abs(scaled - whole) <= RATIO_PRECISION * scaled).all(axis=1)
+        found[left[fits]] = whole[fits]
+        left = left[~fits]
+        if len(left) == 0:
+            break
+    return found
 
 
 def _from_dense(amounts: NDArray[np.float64], numbers: NDArray[np.int64]) -> Compositions:

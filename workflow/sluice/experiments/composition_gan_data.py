@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sluice.chemistry.charge_neutrality import smact_valid
 from sluice.chemistry.composition_keys import composition_keys
-from sluice.chemistry.composition_table import merge_duplicates, read_table
+from sluice.chemistry.composition_table import merge_duplicates, read_table, refuse_bad_rows
 from sluice.chemistry.compositions import Compositions, read_formulas
 from sluice.chemistry.encodings import ELEMENTS_85, ElementFractions, OneHotCounts
 from sluice.config_composition import CompositionDataSettings
@@ -35,13 +35,11 @@ PROPERTIES: dict[str, tuple[str, str, CompositionDataSettings]] = {
     "oqmd": (
         "oqmd_formation",
         OQMD_FILE,
-        CompositionDataSettings(
-            target_column="e_form", unit="eV/atom", duplicates="lowest", max_sigma=5.0, max_bad_fraction=1.0
-        ),
+        CompositionDataSettings(target_column="e_form", unit="eV/atom", duplicates="lowest", max_sigma=5.0),
     ),
 }
 
-MISSING = {"supercon": 0.0}  # what a file says where it has no value
+MISSING: dict[str, float | str] = {"supercon": 0.0, "oqmd": ""}  # what a file says where it has no value
 
 
 def save_compositions(path: Path, compositions: Compositions, target: NDArray[np.float64] | None = None) -> None:
@@ -100,6 +98,7 @@ def read_oqmd_formulas(folder: Path, limit: int | None, seed: int) -> Compositio
     """
     frame = pd.read_csv(folder / OQMD_FILE, keep_default_na=False, dtype=str, usecols=["formula", "e_form"])
     compositions, problems = read_formulas(frame["formula"].tolist())
+    refuse_bad_rows(folder / OQMD_FILE, problems, PROPERTIES["oqmd"][2].max_bad_fraction)
     energy = pd.to_numeric(frame["e_form"], errors="coerce").to_numpy(float)
     good = np.array([problem == "" for problem in problems])
     far = np.abs(energy - np.nanmean(energy)) > 5 * np.nanstd(energy)  # False where there is none

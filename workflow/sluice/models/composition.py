@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sluice.chemistry.compositions import MAX_Z, Compositions, symbols
-from sluice.chemistry.encodings import ElementFractions, Encoding, make_encoding
+from sluice.chemistry.encodings import ElementFractions, Encoding, EncodingError, make_encoding
 from sluice.config_composition import CompositionModelSettings
 from sluice.models.elemnet import elemnet
 from sluice.models.heads import Head
@@ -49,7 +49,11 @@ class CompositionModel(nn.Module):
 
     Args:
         settings: ``CompositionModelSettings`` as plain values; what concerns training only does not matter here.
-        encoding: of the inputs, as plain values; None for Roost, and for what the settings name.
+        encoding: of the inputs, as plain values, which it must be if it is learned; None for Roost, and for what the
+            settings name.
+
+    Raises:
+        EncodingError: if the settings name a learned encoding and none is given.
     """
 
     input_mean: Tensor
@@ -181,6 +185,8 @@ def _encoding(settings: CompositionModelSettings, plain: Mapping[str, Any] | Non
         return None
     if plain is not None:
         return make_encoding(dict(plain))
+    if settings.needs_wgan:
+        raise EncodingError("encoding = 'embedding': the vectors of the elements, which a WGAN learned, are not given")
     return ElementFractions() if settings.model == "elemnet" else make_encoding({"name": settings.encoding})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from sluice.errors import SluiceError
 from sluice.models.cgcnn_training import one_cycle, roc_auc
 from sluice.models.composition import MAX_LOG_SPREAD, CompositionModel, combined
 from sluice.models.distributed import balanced
-from sluice.models.modelfile import save_model
+from sluice.models.modelfile import ModelError, load_model, save_model
 from sluice.models.training import BestEpoch, Plan, Row, train
+from sluice.models.wgan import Wgan
 from sluice.provenance import sha256_of_text
 
 GRADIENT_NORM = 10.0
@@ -115,6 +116,28 @@ class CompositionLearner(BestEpoch):
                 rank = [-row["val_mae"], -row["val_loss"]]
         self.keep_if_best(rank)
         return row
+
+
+def learned_encoding(settings: CompositionModelSettings, generator: Sequence[Path]) -> dict[str, Any] | None:
+    """The encoding that a WGAN's critic learned, as plain values; None where the settings do not ask for it.
+
+    Args:
+        settings: of the model that will see it.
+        generator: model file of the WGAN; not read, and may be missing, where the settings do not ask for it.
+
+    Raises:
+        SluiceError: if it is asked for and there is no model file, or one without vectors of the elements.
+    """
+    if not settings.needs_wgan:
+        return None
+    if len(generator) != 1:
+        raise SluiceError(
+            f"encoding = 'embedding' needs the model file of one WGAN, {len(generator)} are given: set --generator"
+        )
+    model = load_model(generator[0])
+    if not isinstance(model.network, Wgan):
+        raise ModelError(f"{generator[0]}: a {model.kind} model has no vectors of the elements; give a WGAN's")
+    return model.network.element_encoding().plain()
 
 
 def train_members(

@@ -365,14 +365,12 @@ def _log_epoch(plan: Plan, row: Row, batches: int, seconds: float) -> None:
     """Print the epoch; keep its pace, which differs from run to run, away from the metrics."""
     rate = min(batches * plan.batch_size, plan.n_rows) / max(seconds, 1e-9)
     values = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
-    print(f"{plan.description}: epoch {row['epoch']}/{plan.epochs}  {values}  ({rate:.0f} crystals/s)", flush=True)
+    print(f"{plan.description}: epoch {row['epoch']}/{plan.epochs}  {values}  ({rate:.0f} rows/s)", flush=True)
     path = plan.checkpoints / "throughput.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     new = not path.exists()
     with path.open("a", encoding="utf-8") as handle:
-        handle.write(
-            ("epoch,seconds,crystals_per_second\n" if new else "") + f"{row['epoch']},{seconds:.3f},{rate:.1f}\n"
-        )
+        handle.write(("epoch,seconds,rows_per_second\n" if new else "") + f"{row['epoch']},{seconds:.3f},{rate:.1f}\n")
 
 
 def _write_rows(path: Path, rows: list[Row]) -> None:

@@ -15,7 +15,7 @@ from sluice.config_composition import CompositionDataSettings, CompositionModelS
 from sluice.errors import BadDataError
 from sluice.models.cgcnn_training import roc_auc
 from sluice.models.composition import CompositionModel
-from sluice.models.composition_training import save_composition_model, train_members
+from sluice.models.composition_training import learned_encoding, save_composition_model, train_members
 from sluice.models.modelfile import write_atomically
 from sluice.provenance import sha256_of_file
 from sluice.step import run_step
@@ -37,6 +37,7 @@ def train_composition_model(
     model: Path,
     metrics: Path,
     predictions: Path,
+    generator: Path | None = None,
 ) -> None:
     """Train on a random split by composition and predict the held-out rows once.
 
@@ -53,10 +54,13 @@ def train_composition_model(
         model: model file to write; `sluice score` takes it.
         metrics: CSV, one row an epoch.
         predictions: CSV of validation and test rows with target, prediction and uncertainty.
+        generator: model file of a WGAN, if the encoding is to be what it learned.
 
     Raises:
         BadDataError: if the file cannot be read or holds too many bad rows.
+        SluiceError: if there is no WGAN where the encoding is to be learned.
     """
+    encoding = learned_encoding(settings, [generator] if generator is not None else [])
     reading = read_table(data, data_settings)
     table = composition_table(reading, data_settings, seed)
     print(
@@ -67,7 +71,7 @@ def train_composition_model(
         print(f"  row {row}: {reason}", file=sys.stderr)
     if settings.task == "classification" and set(np.unique(table.target)) - {0.0, 1.0}:
         raise BadDataError(f"{data}: {data_settings.target_column} holds more than the classes 0 and 1")
-    bare = CompositionModel(settings=settings.model_dump(mode="json"))
+    bare = CompositionModel(settings=settings.model_dump(mode="json"), encoding=encoding)
     problems = bare.problems(table.compositions)
     usable = np.flatnonzero([problem == "" for problem in problems])
     if len(usable) < len(table):
@@ -86,6 +90,7 @@ def train_composition_model(
         devices=devices,
         precision=precision,
         threads=threads,
+        encoding=encoding,
     )
     rows = np.flatnonzero(table.split != b"train")
     found = trained.predict(table.compositions[rows])

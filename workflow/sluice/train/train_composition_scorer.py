@@ -10,7 +10,7 @@ from sluice.chemistry.composition_store import composition_table
 from sluice.config_composition_campaign import CompositionScorerSettings
 from sluice.errors import SluiceError
 from sluice.models.composition import CompositionModel
-from sluice.models.composition_training import save_composition_model, train_members
+from sluice.models.composition_training import learned_encoding, save_composition_model, train_members
 from sluice.step import run_step
 from sluice.store import Store, StoreWriter
 from sluice.train.common import derive_seed
@@ -23,6 +23,7 @@ NO_PREDICTION = "no prediction"
 def train_composition_scorer(
     *,
     compositions: Path,
+    generator: list[Path],
     settings: CompositionScorerSettings,
     checkpoints: Path,
     seed: int,
@@ -38,6 +39,7 @@ def train_composition_scorer(
 
     Args:
         compositions: the table (schema ``compositions``); its splits are used.
+        generator: the round's WGAN, if the encoding is to be what it learned from the same training split.
         settings: of the model; several members, or a spread of its own, say how uncertain it is.
         checkpoints: folder that survives interruptions.
         seed: of the campaign.
@@ -50,14 +52,14 @@ def train_composition_scorer(
         predictions: validation and test rows (schema ``composition_predictions``).
 
     Raises:
-        SluiceError: if there is nothing to learn from.
+        SluiceError: if there is nothing to learn from, or no WGAN where the encoding is to be learned.
     """
     with Store(compositions, "compositions") as store:
         rows, content, campaign = store.rows(), store.content_sha256, str(store.attributes["campaign"])
     table = composition_table(rows)
-    usable = np.array(
-        [p == "" for p in CompositionModel(settings=settings.model_dump(mode="json")).problems(table.compositions)]
-    )
+    encoding = learned_encoding(settings, generator)
+    bare = CompositionModel(settings=settings.model_dump(mode="json"), encoding=encoding)
+    usable = np.array([problem == "" for problem in bare.problems(table.compositions)])
     table, rows = table[np.flatnonzero(usable)], rows.select(usable)
     if len(table.rows("train")) < 2:
         raise SluiceError(
@@ -72,6 +74,7 @@ def train_composition_scorer(
         device=device,
         precision=precision,
         threads=threads,
+        encoding=encoding,
     )
     held_out = table.split != b"train"
     found = trained.predict(table.compositions[np.flatnonzero(held_out)])
@@ -80,7 +83,7 @@ def train_composition_scorer(
         predictions,
         "composition_predictions",
         settings=settings,
-        inputs=[compositions],
+        inputs=[compositions, *generator],
         campaign=campaign,
         round_number=round,
         revision=REVISION,
