@@ -81,7 +81,7 @@ def _evaluate(
     if classes and score_below is None:
         score_below = threshold  # what a regression's classes are is the model's own affair
     table = pd.read_csv(output, dtype={"id": str}, keep_default_na=False)
-    scores = pd.to_numeric(table["score"], errors="coerce").to_numpy(float)
+    scores = pd.to_numeric(table[_score_column(list(table.columns), quantity)], errors="coerce").to_numpy(float)
     values = np.array([known.get(name, np.nan) for name in table["id"]], dtype=float)
     found = evaluate(scores, values, regression=regression, below=None if classes else below, score_below=score_below)
     typer.echo(f"positive: {'class 1' if classes else f'{quantity} ≤ {below:g}'}")
@@ -93,6 +93,18 @@ def _evaluate(
     plot = output.with_name(f"{output.stem}_calibration.html")
     _plot(found, plot, regression=regression, quantity=quantity)
     typer.echo(f"{plot} written")
+
+
+def _score_column(columns: list[str], quantity: str) -> str:
+    """``score``, or of a model with several targets that of the one that the labels are of."""
+    column = "score" if "score" in columns else f"score_{quantity}"
+    if column not in columns:
+        targets = ", ".join(name.removeprefix("score_") for name in columns if name.startswith("score_"))
+        raise SluiceError(
+            f"labels of {quantity}, but the model's targets are {targets}: name the labels' column after one of them"
+            " and give it with --label-column"
+        )
+    return column
 
 
 def _plot(found: Evaluation, path: Path, *, regression: bool, quantity: str) -> None:

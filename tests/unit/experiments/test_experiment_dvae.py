@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from sluice.chemistry.alloy_features import EXTENDED
 from sluice.errors import BadDataError
 from sluice.experiments.dvae import DvaeConfig, DvaeSettings, Recipe
 from sluice.experiments.dvae_data import load_alloys, prepare_alloys
+from sluice.experiments.dvae_design import Sieve
 from sluice.experiments.dvae_runs import reconstruction_error
 from sluice.experiments.experiment import Job, load_experiment
 from sluice.experiments.folders import read_metrics
@@ -35,6 +37,8 @@ CONFIG = DvaeConfig(
         efficiency_epochs=3,
         proposals=5,
         least_probability=0.01,
+        min_elements=3,
+        max_share=0.6,
     ),
 )
 
@@ -132,6 +136,11 @@ def test_from_data_to_table(prepared, tmp_path, monkeypatch):
     assert len(proposals) == rows["new single-phase alloys proposed"].sluice_mean == 5
     known = load_alloys(prepared)
     assert not set(proposals["formula"]) & set(known.formulas)
+    for formula in proposals["formula"]:
+        shares = [int(digits) for digits in re.findall(r"\d+", formula)]
+        assert sum(shares) == 100 and max(shares) <= 60 and sum(share >= 5 for share in shares) >= 3
+    said = next(paragraph for paragraph in found.analysis if paragraph.startswith("Inverse design"))
+    assert said.startswith("Inverse design: 5 of 5 alloys") and "for an element above 60 at.%" in said
     # The model file says of a proposal what the proposal says of itself.
     (tmp_path / "in.csv").write_text("formula\n" + "\n".join(proposals["formula"]) + "\n")
     score_input(found.model, tmp_path / "in.csv", tmp_path / "out.csv", device="cpu")
@@ -139,3 +148,35 @@ def test_from_data_to_table(prepared, tmp_path, monkeypatch):
     assert np.allclose(again["score"].astype(float), proposals["single_phase_probability"], atol=1e-4)
     importance = pd.read_csv(found.files["importance.csv"])
     assert set(importance["feature"]) == set(EXTENDED) and importance["accuracy_lost"].is_monotonic_decreasing
+
+
+def test_a_decoded_alloy_is_rejected_for_its_first_failure(prepared):
+    """Al, Co, Cr, Fe, Ni in at.%; known is Al20Co20Cr20Fe20Ni20 alone."""
+    alloys = load_alloys(prepared)
+    alloys = dataclasses.replace(alloys, fractions=np.full((1, 5), 0.2))
+    sieve = Sieve(alloys, DvaeSettings())
+    kept = [
+        sieve.keeps(np.array(percent), probability)
+        for percent, probability in (
+            ([48, 48, 4, 0, 0], 0.1),  # two principal elements, and an unlikely one with too much of an element
+            ([40, 20, 20, 20, 0], 0.9),
+            ([35, 25, 20, 20, 0], 0.79),
+            ([21, 19, 20, 20, 20], 0.9),  # 1 at.% from the known one
+            ([22, 18, 20, 20, 20], 0.9),  # 2 at.% from it
+            ([22, 19, 19, 20, 20], 0.9),  # 1 at.% from the one before
+            ([35, 35, 5, 25, 0], 0.8),  # on every limit
+        )
+    ]
+    assert kept == [False] * 4 + [True, False, True]
+    assert list(sieve.rejected.values()) == [1, 0, 1, 1, 1, 1]
+    crowd = Sieve(alloys, DvaeSettings(max_elements=4))
+    assert not crowd.keeps(np.array([24, 18, 20, 20, 18]), 0.9) and crowd.rejected["more than 4 elements"] == 1
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [{"min_share": 0.4}, {"min_elements": 21}, {"min_elements": 5, "max_elements": 4}, {"max_share": 0.09}],
+)
+def test_limits_that_no_alloy_meets_are_refused(limits):
+    with pytest.raises(ValueError, match="no alloy of at most"):
+        DvaeSettings(**limits)

@@ -141,6 +141,17 @@ def test_published_table_is_generated_from_the_run(tmp_path, monkeypatch):
     assert table.read_text() == (results / "comparison.csv").read_text()
 
 
+def test_first_rows_of_a_file_are_published_beside_the_table(tmp_path, monkeypatch):
+    _, _, facts, results = finished(tmp_path, monkeypatch)
+    (results / "found.csv").write_text("name,size\n" + "".join(f"n{k},{k + 1 / 3}\n" for k in range(30)))
+    write_json(results / "run.json", facts | {"excerpts": {"found.csv": "What was found"}})
+    page, _, whole = write_tables(results, tmp_path / "docs", "demo")
+    assert whole.name == "demo-found.csv" and whole.read_text() == (results / "found.csv").read_text()
+    text = page.read_text()
+    assert "What was found: the first 20 of 30 in [demo-found.csv](demo-found.csv)\n\n| name | size |\n" in text
+    assert "| n19 | 19.33 |" in text and "n20" not in text
+
+
 def test_the_machines_that_did_the_jobs_are_named(tmp_path, monkeypatch):
     gpu = {"processor": "P", "cores": 16, "memory_gib": 128.0, "gpu": "H", "torch": "2"}
     runs = [tmp_path / f"repeat_{k}" for k in range(4)]

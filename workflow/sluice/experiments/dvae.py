@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sluice.config_base import Count, Fraction, Positive, Section
 from sluice.experiments import dvae_compare, dvae_runs
@@ -53,7 +53,25 @@ class DvaeSettings(Section):
     efficiency_epochs: Count = Field(300, description="Epochs for each share of labels, by the recipe of model.ckpt.")
     proposals: Count = Field(100, description="New single-phase alloys to propose.")
     least_probability: Fraction = Field(0.8, description="Least single-phase probability of a proposal.")
-    least_distance: Fraction = Field(0.02, description="Least difference of an element's fraction from a known alloy.")
+    least_distance: Fraction = Field(
+        0.02, description="Least difference of some element's fraction from known alloys and other proposals."
+    )
+    # ASSUME: proposals are alloys of several principal elements, which have 5 to 35 at.% each (Yeh et al. 2004,
+    # 10.1002/adem.200300567) and are at least four, as the field counts today; the data set itself has many binaries.
+    min_elements: int = Field(4, ge=2, description="Least number of principal elements of a proposal.")
+    max_elements: int = Field(10, ge=2, description="Most elements of a proposal; no known alloy has more than 10.")
+    min_share: Fraction = Field(0.05, description="Least fraction of a principal element.")
+    max_share: Fraction = Field(0.35, description="Largest fraction of an element of a proposal.")
+
+    @model_validator(mode="after")
+    def _check(self) -> DvaeSettings:
+        few, many, low, high = self.min_elements, self.max_elements, self.min_share, self.max_share
+        if few > many or low > high or few * low > 1 or many * high < 1:
+            raise ValueError(
+                f"no alloy of at most {many} elements has {few} of at least {low:g} and none above {high:g}: change"
+                " `min_elements`, `max_elements`, `min_share` or `max_share`"
+            )
+        return self
 
 
 class DvaeConfig(ExperimentConfig):

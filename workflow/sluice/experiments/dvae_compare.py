@@ -12,14 +12,14 @@ import plotly.graph_objects as go
 
 from sluice.experiments import dvae_figures
 from sluice.experiments.dvae_data import Alloys, load_alloys
-from sluice.experiments.dvae_design import Proposals, permutation_importance, propose_alloys
+from sluice.experiments.dvae_design import Proposals, permutation_importance, propose_alloys, within_limits
 from sluice.experiments.experiment import Comparison, Row
 from sluice.experiments.folders import read_metrics
 from sluice.experiments.results import learning_curve, metric_of, missed_goals, row_of, summarize
 from sluice.models.modelfile import Model, load_model
 
 if TYPE_CHECKING:
-    from sluice.experiments.dvae import DvaeConfig
+    from sluice.experiments.dvae import DvaeConfig, DvaeSettings
 
 PAPER = {"test": 0.877, "unlabelled": 0.875, "validation": 0.920, "training": 0.905}
 PAPER_MAE, PAPER_MLP = 2.33, 0.870
@@ -47,8 +47,9 @@ def compare(config: DvaeConfig, prepared: Path, runs: Mapping[str, Sequence[Path
         rows=rows,
         figures=_figures(alloys, model, runs, proposals=proposals, importance=importance),
         model=runs["model"][0] / "model.ckpt",
-        analysis=_analysis(config, rows, importance, alloys),
+        analysis=[*_analysis(config, rows, importance, alloys), _design(config.settings, proposals, alloys)],
         files=files,
+        excerpts={"proposals.csv": "Proposed alloys, at.%"},
     )
 
 
@@ -147,7 +148,7 @@ def _label_rows(runs: Sequence[Path], sizes: Mapping[str, int]) -> list[Row]:
 
 def _design_rows(proposals: Proposals, sizes: Mapping[str, int]) -> list[Row]:
     probability = proposals.table["single_phase_probability"].to_numpy()
-    kept, drawn = len(proposals.table), max(1, proposals.drawn)
+    kept, decoded = len(proposals.table), max(1, proposals.decoded)
     return [
         Row("new single-phase alloys proposed", None, float(kept), unit="alloys", note="proposals.csv"),
         Row(
@@ -162,8 +163,8 @@ def _design_rows(proposals: Proposals, sizes: Mapping[str, int]) -> list[Row]:
         Row(
             "decoded alloys called single-phase",
             None,
-            proposals.single_phase / drawn,
-            n_test=drawn,
+            proposals.single_phase / decoded,
+            n_test=decoded,
             unit="share",
             note="y = 1 decoded at random latent positions, features computed from the formula, before any choice",
         ),
@@ -228,6 +229,25 @@ def _analysis(config: DvaeConfig, rows: Sequence[Row], importance: pd.DataFrame,
         "the features carry no more at this number of labels."
         for goal in missed_goals(config, rows)
     ]
+    return text
+
+
+def _design(settings: DvaeSettings, proposals: Proposals, alloys: Alloys) -> str:
+    """How the proposals were found."""
+    table = proposals.table
+    known = np.logical_and.reduce(within_limits(100 * alloys.fractions, settings)).mean()
+    failures = ", ".join(f"{count} for {reason}" for reason, count in proposals.rejected.items())
+    text = (
+        f"Inverse design: {len(table)} of {settings.proposals} alloys asked for were found among {proposals.examined} "
+        f"decoded ones. Of the others, each rejected for the first of these that it failed by, {failures}. "
+        f"The limits of elements and shares are settings; {known:.0%} of the known alloys lie within them."
+    )
+    if len(table):
+        far = 100 * table["largest_difference_of_a_fraction"].median()
+        text += (
+            f" Half of the proposals differ from the nearest known alloy by {far:.0f} at.% or more in some element: "
+            "the farther away, the less their probability, which is the network's own, has been tested."
+        )
     return text
 
 

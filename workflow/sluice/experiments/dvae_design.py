@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -11,14 +11,17 @@ import torch
 from numpy.typing import NDArray
 
 from sluice.chemistry.alloy_features import FEATURE_SETS, alloy_features
-from sluice.experiments.dvae_data import Alloys
+from sluice.experiments.dvae_data import TARGET, Alloys
 from sluice.models.dvae import DisentangledVAE
+from sluice.models.dvae_decoding import decode_alloys, formula_of, network_of
 from sluice.models.modelfile import Model
 
 if TYPE_CHECKING:
     from sluice.experiments.dvae import DvaeSettings
 
 DRAWS, MOST_DRAWS = 2000, 40_000
+WANTED = {TARGET: 1.0}
+ROUNDING = 1e-6  # at.%; what limits written as fractions may be off
 IMPORTANCE_REPEATS = 30
 
 
@@ -28,31 +31,17 @@ class Proposals:
 
     Attributes:
         table: formula, probability (mean over members), its spread, latent position, nearest known alloy; best first.
-        drawn: latent positions that were decoded.
+        decoded: latent positions that were decoded.
         single_phase: how many of those the label heads call single-phase.
+        examined: how many of those were looked at until there were enough proposals.
+        rejected: of the examined, how many failed each test, in the order of the tests; each counts for its first.
     """
 
     table: pd.DataFrame
-    drawn: int
+    decoded: int
     single_phase: int
-
-
-def network_of(model: Model) -> DisentangledVAE:
-    """The network of a disentangled VAE's file."""
-    network = model.network
-    assert isinstance(network, DisentangledVAE)
-    return network.eval()
-
-
-def decode_percent(
-    network: DisentangledVAE, z: NDArray[np.float64], member: int, label: float = 1.0
-) -> NDArray[np.int64]:
-    """(B, N) alloys in whole per cent at latent positions, elements below one per cent left out."""
-    with torch.inference_mode():
-        y = torch.full((len(z), len(network.targets)), label)
-        fractions = network.propose(torch.tensor(z, dtype=torch.float32), y, member).double().numpy()
-    percent = np.where(fractions >= 0.01, fractions, 0.0)
-    return np.rint(100 * percent / percent.sum(1, keepdims=True)).astype(np.int64)
+    examined: int
+    rejected: dict[str, int]
 
 
 def probability_of(network: DisentangledVAE, alloys: Alloys, percent: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -65,51 +54,98 @@ def probability_of(network: DisentangledVAE, alloys: Alloys, percent: NDArray[np
         return network.probabilities(torch.tensor(features, dtype=torch.float32))[..., 0].double().numpy()
 
 
-def formula_of(percent: NDArray[np.int64], components: tuple[str, ...]) -> str:
-    """``Al20Co20…`` from whole per cent, the largest first."""
-    order = np.argsort(-percent, kind="stable")
-    return "".join(f"{components[k]}{percent[k]}" for k in order if percent[k] > 0)
+def within_limits(percent: NDArray[Any], settings: DvaeSettings) -> tuple[NDArray[np.bool_], ...]:
+    """Whether alloys, (…, N) in at.%, have enough principal elements, not too many elements, and none in excess."""
+    s = settings
+    return (
+        (percent >= 100 * s.min_share - ROUNDING).sum(-1) >= s.min_elements,
+        (percent > 0).sum(-1) <= s.max_elements,
+        percent.max(-1) <= 100 * s.max_share + ROUNDING,
+    )
+
+
+class Sieve:
+    """The tests of a decoded alloy, and how many failed each."""
+
+    def __init__(self, alloys: Alloys, s: DvaeSettings) -> None:
+        self.settings, self.known = s, 100 * alloys.fractions
+        self.kept: list[NDArray[np.int64]] = []
+        self.least = 100 * s.least_distance - ROUNDING
+        alike = f"less than {100 * s.least_distance:g} at.% in every element"
+        self.names = (
+            f"fewer than {s.min_elements} elements of at least {100 * s.min_share:g} at.%",
+            f"more than {s.max_elements} elements",
+            f"an element above {100 * s.max_share:g} at.%",
+            f"a single-phase probability below {s.least_probability:g}",
+            f"{alike} from a known alloy",
+            f"{alike} from an earlier proposal",
+        )
+        self.rejected = dict.fromkeys(self.names, 0)
+
+    def keeps(self, percent: NDArray[np.int64], probability: float) -> bool:
+        """Whether an alloy passes; if not, its first failure is counted."""
+        s = self.settings
+        passed = (
+            *within_limits(percent, s),
+            probability >= s.least_probability,
+            self._differs(percent, self.known),
+            not self.kept or self._differs(percent, np.stack(self.kept)),
+        )
+        failed = next((name for name, good in zip(self.names, passed, strict=True) if not good), None)
+        if failed is not None:
+            self.rejected[failed] += 1
+            return False
+        self.kept.append(percent)
+        return True
+
+    def _differs(self, percent: NDArray[np.int64], others: NDArray[Any]) -> bool:
+        return bool(np.abs(others - percent).max(1).min() >= self.least)
 
 
 def propose_alloys(model: Model, alloys: Alloys, settings: DvaeSettings, seed: int) -> Proposals:
     """Decode latent positions drawn from the prior with the label single-phase; keep what is new and likely.
 
-    An alloy is new if it differs from every known one (of all splits) by at least ``least_distance`` in some element.
-    Members take turns, so that no single seed's decoder decides.
+    Kept are alloys of many principal elements that differ from every known one (of all splits) and from each other by
+    at least ``least_distance`` in some element. Members take turns, so that no single seed's decoder decides.
     """
     network = network_of(model)
     rng = np.random.default_rng([seed, 5])
     rows: list[dict[str, object]] = []
-    seen: set[tuple[int, ...]] = set()
-    drawn = called = turn = 0
-    while len(rows) < settings.proposals and drawn < MOST_DRAWS:
+    sieve = Sieve(alloys, settings)
+    a_turn = max(1, -(-settings.proposals // network.members))  # proposals of a member before the next one's turn
+    decoded = called = examined = turn = 0
+    while len(rows) < settings.proposals and decoded < MOST_DRAWS:
+        member = turn % network.members
         z = rng.normal(scale=network.prior_scale, size=(DRAWS, network.latent_size))
-        percent = decode_percent(network, z, turn % network.members)
+        percent = decode_alloys(network, WANTED, z, member)
         probability = probability_of(network, alloys, percent)
-        mean = probability.mean(0)
-        drawn, called, turn = drawn + DRAWS, called + int((mean > 0.5).sum()), turn + 1
-        for k in np.flatnonzero(mean >= settings.least_probability):
-            key = tuple(percent[k].tolist())
-            difference = np.abs(percent[k] / 100 - alloys.fractions).max(1)
-            if key in seen or difference.min() < settings.least_distance or (percent[k] > 0).sum() < 2:
-                continue
-            seen.add(key)
-            rows.append(
-                {
-                    "formula": formula_of(percent[k], alloys.components),
-                    "single_phase_probability": mean[k],
-                    "spread_over_members": probability[:, k].std(),
-                    **{f"z{d + 1}": z[k, d] for d in range(network.latent_size)},
-                    "member": (turn - 1) % network.members,
-                    "nearest_known": str(alloys.formulas[int(difference.argmin())]),
-                    "largest_difference_of_a_fraction": difference.min(),
-                }
-            )
-            if len(rows) % max(1, settings.proposals // network.members) == 0 or len(rows) == settings.proposals:
-                break  # the next member's turn
+        mean, enough = probability.mean(0), min(len(rows) + a_turn, settings.proposals)
+        decoded, called, turn = decoded + DRAWS, called + int((mean > 0.5).sum()), turn + 1
+        for k in range(DRAWS):
+            if len(rows) == enough:
+                break
+            examined += 1
+            if sieve.keeps(percent[k], mean[k]):
+                rows.append(_proposal(alloys, percent[k], probability[:, k], z[k]) | {"member": member})
     columns = ["formula", "single_phase_probability", "spread_over_members"]
     table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=[*columns, "z1", "z2"])
-    return Proposals(table.sort_values("single_phase_probability", ascending=False, ignore_index=True), drawn, called)
+    table = table.sort_values("single_phase_probability", ascending=False, ignore_index=True)
+    return Proposals(table, decoded, called, examined, sieve.rejected)
+
+
+def _proposal(
+    alloys: Alloys, percent: NDArray[np.int64], probability: NDArray[np.float64], z: NDArray[np.float64]
+) -> dict[str, object]:
+    """A row of the table: an alloy, its probability by each member (S,), where it was decoded."""
+    difference = np.abs(percent / 100 - alloys.fractions).max(1)
+    return {
+        "formula": formula_of(percent, alloys.components),
+        "single_phase_probability": probability.mean(),
+        "spread_over_members": probability.std(),
+        **{f"z{d + 1}": value for d, value in enumerate(z)},
+        "nearest_known": str(alloys.formulas[int(difference.argmin())]),
+        "largest_difference_of_a_fraction": difference.min(),
+    }
 
 
 def permutation_importance(model: Model, alloys: Alloys, feature_set: str, seed: int) -> pd.DataFrame:

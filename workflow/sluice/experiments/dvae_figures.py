@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from sluice.experiments.dvae_data import SPLITS, Alloys
-from sluice.experiments.dvae_design import Proposals, decode_percent, formula_of, network_of, probability_of
+from sluice.experiments.dvae_design import WANTED, Proposals, probability_of
 from sluice.experiments.folders import read_metrics
+from sluice.models.dvae_decoding import decode_alloys, formula_of, network_of
 from sluice.models.modelfile import Model
 from sluice.report.theme import BLUE, GOLD, GREY, styled
 
@@ -102,7 +103,7 @@ def decoded_plane(model: Model, alloys: Alloys) -> go.Figure | None:
         return None
     side = np.linspace(-3, 3, GRID) * network.prior_scale
     z = np.stack(np.meshgrid(side, side), -1).reshape(-1, 2)
-    percent = decode_percent(network, z, 0)
+    percent = decode_alloys(network, WANTED, z)
     probability = probability_of(network, alloys, percent).mean(0).reshape(GRID, GRID)
     names = np.array([formula_of(row, alloys.components) for row in percent]).reshape(GRID, GRID)
     figure = go.Figure(

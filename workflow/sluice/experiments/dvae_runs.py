@@ -15,12 +15,11 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neural_network import MLPClassifier
 
 from sluice.chemistry.alloy_features import FEATURE_SETS
-from sluice.experiments.dvae_data import Alloys, load_alloys
+from sluice.experiments.dvae_data import TARGET, Alloys, load_alloys
 from sluice.experiments.experiment import Job
 from sluice.experiments.folders import HISTORY_FILE, write_metrics
 from sluice.models.dvae import DisentangledVAE
-from sluice.models.dvae_training import AlloyTable, DvaeLearner
-from sluice.models.modelfile import save_model
+from sluice.models.dvae_training import AlloyTable, DvaeLearner, save_dvae
 from sluice.models.training import Plan, train
 from sluice.provenance import sha256_of_text
 
@@ -42,18 +41,7 @@ def run_recipe(config: DvaeConfig, recipe: Recipe, members: int, job: Job) -> No
     thin_history(job.checkpoints / "final_metrics.csv", job.folder / HISTORY_FILE)
     probability = single_phase(network, alloys.of(recipe.features))
     np.savez_compressed(job.folder / "probability.npz", probability=probability)
-    save_model(
-        job.folder / "model.ckpt",
-        kind="dvae",
-        task="classification",
-        hyperparameters=learner.hyperparameters | {"members": members},
-        state=network.state_dict(),
-        facts={
-            "alloy_elements": alloys.elements.plain(),
-            "training_formulas": [str(f) for f in alloys.formulas],
-            "seeds": learner.seeds,
-        },
-    )
+    save_dvae(job.folder / "model.ckpt", learner, alloys.elements, [str(f) for f in alloys.formulas])
 
 
 def train_members(
@@ -71,7 +59,6 @@ def train_members(
     hyperparameters: dict[str, Any] = {
         "elements": list(alloys.components),
         "features": list(FEATURE_SETS[recipe.features]),
-        "targets": ["single_phase"],
         "hidden": list(recipe.hidden),
         "latent_size": recipe.latent_size,
         "prior_target": [recipe.prior_single_phase],
@@ -86,6 +73,7 @@ def train_members(
         labelled=labelled,
         unlabelled=unlabelled,
         validation=alloys.rows("validation"),
+        target_names=(TARGET,),
     )
     learner = DvaeLearner(
         table,

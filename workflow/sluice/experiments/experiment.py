@@ -160,6 +160,7 @@ class Comparison:
         model: model file for ``sluice score``, if there is one.
         analysis: paragraphs for the report and the published page (why a goal was missed, what a reader must know).
         files: further files to keep with the results, by name.
+        excerpts: of ``files``, CSVs to publish beside the table: their first rows on the page under the title given.
     """
 
     rows: list[Row]
@@ -167,6 +168,7 @@ class Comparison:
     model: Path | None = None
     analysis: list[str] = field(default_factory=list)
     files: dict[str, Path] = field(default_factory=dict)
+    excerpts: dict[str, str] = field(default_factory=dict)
 
 
 class Experiment(ABC):

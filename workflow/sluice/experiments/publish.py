@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import pandas as pd
 
 from sluice.errors import SluiceError
 
+EXCERPT_ROWS = 20
+
 
 def write_tables(results: Path, docs: Path, name: str) -> list[Path]:
-    """Write ``<name>.md`` and ``<name>.csv`` from a finished run's results.
+    """Write ``<name>.md`` and ``<name>.csv`` from a finished run's results, ``<name>-<file>`` for each excerpt.
 
     Args:
         results: folder with comparison.csv and run.json.
@@ -32,9 +35,23 @@ def write_tables(results: Path, docs: Path, name: str) -> list[Path]:
         )
     rows = pd.read_csv(results / "comparison.csv", dtype=str, keep_default_na=False)
     shutil.copyfile(results / "comparison.csv", docs / f"{name}.csv")
-    page = docs / f"{name}.md"
-    page.write_text(markdown(facts, rows), encoding="utf-8")
-    return [page, docs / f"{name}.csv"]
+    page, paths = docs / f"{name}.md", [docs / f"{name}.csv"]
+    text = markdown(facts, rows)
+    for file, title in facts.get("excerpts", {}).items():
+        paths.append(docs / f"{name}-{file}")
+        shutil.copyfile(results / file, paths[-1])
+        text += excerpt(title, pd.read_csv(results / file), paths[-1].name)
+    page.write_text(text, encoding="utf-8")
+    return [page, *paths]
+
+
+def excerpt(title: str, table: pd.DataFrame, whole: str) -> str:
+    """The first rows of a table, numbers in four digits, with a link to the whole one."""
+    shown = table.head(EXCERPT_ROWS)
+    which = f"the first {len(shown)} of {len(table)} in" if len(shown) < len(table) else "also in"
+    cells = [[f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row] for row in shown.to_numpy()]
+    lines = ["", f"{title}: {which} [{whole}]({whole})", "", *_table(list(table.columns), cells)]
+    return "\n".join(lines) + "\n"
 
 
 def markdown(facts: dict[str, Any], rows: pd.DataFrame) -> str:
@@ -59,12 +76,15 @@ def markdown(facts: dict[str, Any], rows: pd.DataFrame) -> str:
         value = "no value" if goal["value"] is None else f"{goal['value']:.4g}"
         verdict = "met" if goal["met"] else "**missed**"
         lines.append(f"Goal: {goal['quantity']} {goal['goal']}; found {value}: {verdict}.\n")
-    lines.append("| " + " | ".join(rows.columns) + " |")
-    lines.append("|" + "---|" * len(rows.columns))
-    lines += ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows.to_numpy()]
+    lines += _table(list(rows.columns), [[str(cell) for cell in row] for row in rows.to_numpy()])
     for paragraph in facts["analysis"]:
         lines += ["", paragraph]
     return "\n".join(lines) + "\n"
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    body = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns), *body]
 
 
 def _described(machine: dict[str, Any]) -> str:

@@ -227,4 +227,5 @@ def describe_run(config: ExperimentConfig, comparison: Comparison, runs: Sequenc
         "cuts": [applied.describe() for applied in config.applied],
         "goals": goals,
         "analysis": comparison.analysis,
+        "excerpts": comparison.excerpts,
     }

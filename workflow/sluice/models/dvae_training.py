@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +13,9 @@ import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
+from sluice.chemistry.alloy_features import AlloyElements
 from sluice.models.dvae import DisentangledVAE
+from sluice.models.modelfile import save_model
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 PLATEAU_THRESHOLD = 1e-4  # relative; torch's and the authors'
@@ -25,10 +28,14 @@ class AlloyTable:
     Attributes:
         fractions: (n, N) element fractions.
         features: (n, F) engineered features in their own units.
-        targets: (n, T) classes 0 or 1; those of unlabelled rows are never looked at.
+        targets: (n, T) classes 0 or 1 of the target properties; those of unlabelled rows are never looked at.
         labelled: for each member, its labelled rows; equally many for all.
         unlabelled: for each member, its unlabelled rows.
         validation: rows to choose the best epoch by.
+        target_names: T names of the target properties.
+
+    Raises:
+        ValueError: if targets and names do not match, or a labelled or validation row lacks a class.
     """
 
     fractions: NDArray[np.float64]
@@ -37,6 +44,20 @@ class AlloyTable:
     labelled: NDArray[np.int64]
     unlabelled: NDArray[np.int64]
     validation: NDArray[np.int64]
+    target_names: tuple[str, ...] = ("single_phase",)
+
+    def __post_init__(self) -> None:
+        shape, names = (len(self.fractions), len(self.target_names)), self.target_names
+        if self.targets.shape != shape or len(set(names)) != len(names):
+            raise ValueError(
+                f"targets of shape {self.targets.shape}, but {shape[0]} alloys and targets named {', '.join(names)}:"
+                " give one column for each name, and each name once"
+            )
+        known = np.concatenate([self.labelled.ravel(), self.validation])
+        if not np.isin(self.targets[known], (0.0, 1.0)).all():
+            raise ValueError(
+                "labelled and validation rows need the class 0 or 1 of every target; others are unlabelled"
+            )
 
     @property
     def n_rows(self) -> int:
@@ -52,7 +73,8 @@ class DvaeLearner:
 
     Args:
         table: what to learn from.
-        hyperparameters: ``DisentangledVAE``'s arguments.
+        hyperparameters: ``DisentangledVAE``'s arguments; ``targets`` are the table's, each with the prior 0.5 unless
+            ``prior_target`` says otherwise.
         seeds: one for each member.
         learning_rate: Adam's step at the start.
         schedule: ``plateau``: ``plateau_epochs`` without a better bound of the labelled rows halve the step;
@@ -83,7 +105,9 @@ class DvaeLearner:
         validation_steps: bool = False,
         evaluate_every: int = 10,
     ) -> None:
-        self.table, self.hyperparameters, self.seeds = table, dict(hyperparameters), list(seeds)
+        self.table, self.seeds = table, list(seeds)
+        priors = {"prior_target": [0.5] * len(table.target_names)}
+        self.hyperparameters = priors | dict(hyperparameters) | {"targets": list(table.target_names)}
         self.learning_rate, self.plateau_epochs, self.aux = learning_rate, plateau_epochs, aux
         self.schedule, self.keep = schedule, keep
         self.weight_decay, self.init_std = weight_decay, init_std
@@ -241,3 +265,26 @@ class DvaeLearner:
         self.steps, self._last = state["steps"], dict(state["last"])
         for name in self._STATE:
             setattr(self, name, state[name].to(getattr(self, name).device))
+
+
+def save_dvae(path: Path, learner: DvaeLearner, elements: AlloyElements, formulas: Sequence[str]) -> None:
+    """Write the model file of trained members, which ``sluice score`` applies to formulas.
+
+    Args:
+        path: file to write.
+        learner: after ``finish``.
+        elements: properties that the engineered features of further alloys are computed from.
+        formulas: of the training alloys.
+    """
+    save_model(
+        path,
+        kind="dvae",
+        task="classification",
+        hyperparameters=learner.hyperparameters | {"members": len(learner.seeds)},
+        state=learner.network.state_dict(),
+        facts={
+            "alloy_elements": elements.plain(),
+            "training_formulas": list(formulas),
+            "seeds": learner.seeds,
+        },
+    )

@@ -6,6 +6,7 @@ import csv
 import io
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +24,27 @@ from sluice.models.modelfile import Model, ModelError, write_atomically
 
 SHOWN = 20  # formulas without a score that are named on standard error
 
-# Scores, reasons for those that are missing and, where the model says it, standard deviations of the scores.
-Scores = tuple[NDArray[np.float64], list[str]] | tuple[NDArray[np.float64], list[str], NDArray[np.float64]]
+
+@dataclass(frozen=True)
+class Scores:
+    """What a model says of n formulas.
+
+    Attributes:
+        columns: (n,) numbers by the column they are written to, scores before what belongs to them; NaN: none.
+        reasons: why a formula has no score, or what its score rests on; "" if there is nothing to say.
+    """
+
+    columns: dict[str, NDArray[np.float64]]
+    reasons: list[str]
+
+    @property
+    def missing(self) -> NDArray[np.bool_]:
+        """(n,) whether a formula has no score."""
+        return np.isnan(next(iter(self.columns.values())))
 
 
 def score_alloys(model: Model, formulas: Sequence[str], device: str = "auto") -> Scores:
-    """Probability of the first target (single phase) of each alloy, mean over the model's members.
+    """Probability of each target property (e.g. single phase) of each alloy, mean over the model's members.
 
     Args:
         model: of kind ``dvae``.
@@ -36,8 +52,9 @@ def score_alloys(model: Model, formulas: Sequence[str], device: str = "auto") ->
         device: ``auto``, ``cpu`` or ``cuda``.
 
     Returns:
-        (n,) scores, NaN where there is none, and the reason for each that is missing; one that rests on an estimated
-        mixing enthalpy of a pair, or on elements that no training alloy holds, says so there.
+        ``score`` of a model with one target, ``score_<target>`` of each target of one with several, and the reason for
+        each that is missing; one that rests on an estimated mixing enthalpy of a pair, or on elements that no training
+        alloy holds, says so there.
 
     Raises:
         ModelError: if the file does not hold the elements' properties.
@@ -64,15 +81,16 @@ def score_alloys(model: Model, formulas: Sequence[str], device: str = "auto") ->
             reasons[k] = "; ".join(note for note in notes if note)
             alloys.append(alloy)
             rows.append(k)
-    scores = np.full(len(formulas), np.nan)
+    scores = np.full((len(formulas), len(network.targets)), np.nan)
     if rows:
         features = alloy_features(completed.fractions(alloys), completed, network.features)
         where = pick_device(device)
         network = network.to(where).eval()
         with torch.inference_mode():
             found = network.probabilities(torch.tensor(features, dtype=torch.float32, device=where))
-        scores[rows] = found[..., 0].mean(0).double().cpu().numpy()
-    return scores, reasons
+        scores[rows] = found.mean(0).double().cpu().numpy()
+    names = ["score"] if len(network.targets) == 1 else [f"score_{target}" for target in network.targets]
+    return Scores(dict(zip(names, scores.T, strict=True)), reasons)
 
 
 def score_compositions(model: Model, formulas: Sequence[str], device: str = "auto") -> Scores:
@@ -84,8 +102,8 @@ def score_compositions(model: Model, formulas: Sequence[str], device: str = "aut
         device: ``auto``, ``cpu`` or ``cuda``.
 
     Returns:
-        (n,) scores, NaN where there is none; the reasons; with an ensemble or a network that predicts its own spread
-        (n,) standard deviations in the score's unit.
+        ``score`` and, with an ensemble or a network that predicts its own spread, ``uncertainty``, a standard deviation
+        in the score's unit.
     """
     network = model.network
     assert isinstance(network, CompositionModel)
@@ -93,8 +111,8 @@ def score_compositions(model: Model, formulas: Sequence[str], device: str = "aut
     found = network.predict(compositions, pick_device(device))
     reasons = [given or further for given, further in zip(reasons, found.reasons, strict=True)]
     if network.settings.uncertainty or network.settings.members > 1:
-        return found.value, reasons, found.uncertainty
-    return found.value, reasons
+        return Scores({"score": found.value, "uncertainty": found.uncertainty}, reasons)
+    return Scores({"score": found.value}, reasons)
 
 
 # What scores formulas, by kind of model.
@@ -107,7 +125,8 @@ FORMULA_SCORERS: dict[str, Callable[[Model, Sequence[str], str], Scores]] = {
 def score_formula_file(model: Model, path: Path, output: Path, device: str = "auto") -> None:
     """Score a CSV of formulas: columns ``id``, ``formula``, ``score``, ``reason``, one row for each of the input.
 
-    Models that say how uncertain they are add ``uncertainty``, a standard deviation in the score's unit.
+    Models that say how uncertain they are add ``uncertainty``, a standard deviation in the score's unit; models with
+    several target properties write ``score_<target>`` for each instead of ``score``.
 
     Raises:
         BadDataError: if the input is no CSV of formulas.
@@ -118,16 +137,16 @@ def score_formula_file(model: Model, path: Path, output: Path, device: str = "au
         )
     table = read_formula_table(path)
     readable = ["" if row.problem else row.formula for row in table]
-    scores, reasons, *further = FORMULA_SCORERS[model.kind](model, readable, device)
-    reasons = [row.problem or reason for row, reason in zip(table, reasons, strict=True)]
+    scores = FORMULA_SCORERS[model.kind](model, readable, device)
+    reasons = [row.problem or reason for row, reason in zip(table, scores.reasons, strict=True)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", "formula", "score", *(["uncertainty"] if further else []), "reason"])
+    writer.writerow(["id", "formula", *scores.columns, "reason"])
     for k, row in enumerate(table):
-        numbers = ["" if np.isnan(column[k]) else f"{column[k]:.6g}" for column in (scores, *further)]
+        numbers = ["" if np.isnan(column[k]) else f"{column[k]:.6g}" for column in scores.columns.values()]
         writer.writerow([row.id, row.formula, *numbers, reasons[k]])
     write_atomically(output, text.getvalue().encode())
-    missing = [(row.id, reasons[k]) for k, row in enumerate(table) if np.isnan(scores[k])]
+    missing = [(table[k].id, reasons[k]) for k in np.flatnonzero(scores.missing)]
     bad = [f"  {name}: {reason}" for name, reason in missing]
     if bad:
         more = [f"  … and {len(bad) - SHOWN} more, see {output}"] if len(bad) > SHOWN else []

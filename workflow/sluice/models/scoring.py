@@ -78,7 +78,8 @@ def _beyond_features(crystals: Crystals) -> NDArray[np.bool_]:
 def score_input(model_path: Path, input_path: Path, output: Path, device: str = "auto") -> None:
     """Score a user's crystals: columns ``id``, ``score``, ``reason`` in the order of the input.
 
-    Models of compositions take a CSV of formulas instead and write ``id``, ``formula``, ``score``, ``reason``.
+    Models of compositions take a CSV of formulas instead and write ``id``, ``formula``, ``score``, ``reason``; those
+    with several target properties write ``score_<target>`` for each instead of ``score``.
 
     ``id`` is the file's name without suffix (or what the file says); ``score`` as of ``score_crystals``; a crystal that
     cannot be scored has an empty score and the reason, and is named on standard error.
