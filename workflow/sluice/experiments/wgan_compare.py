@@ -33,7 +33,6 @@ PAPER: dict[tuple[str, str], tuple[float, float, float]] = {
 }
 PAPER_NEUTRAL = {"training": 0.558, "generated": 0.581}
 PAPER_LOSS = 0.3194
-OF_DECODED = "of the draws that are a composition"
 FEW_DECODED = 0.1  # share of the draws below which what is said of the generated compositions needs a word
 
 
@@ -80,22 +79,30 @@ def _wins(cells: Sequence[Row]) -> Row:
 def _shares(runs: Sequence[Path]) -> list[Row]:
     sizes = read_metrics(runs[0])
     n_train, n_drawn, n_decoded = (int(sizes[name][0]) for name in ("n_training", "n_drawn", "n_decoded"))
-    found = []
-    for quantity, metric, paper, note in (
-        ("charge-neutral, training", "training_neutral", PAPER_NEUTRAL["training"], "default oxidation states"),
-        ("charge-neutral, generated", "neutral", PAPER_NEUTRAL["generated"], OF_DECODED),
-        ("charge-neutral and balanced, training", "training_ordered", None, "electronegativities in order, too"),
-        ("charge-neutral and balanced, generated", "ordered", None, OF_DECODED),
-        ("generated decodable", "decodable", None, "of all draws"),
-        ("generated unique", "unique", None, OF_DECODED),
-        ("generated novel", "novel", None, OF_DECODED),
-        ("held-out compositions drawn", "recovered", None, "of those that training never saw"),
-    ):
-        n_test = n_decoded if note == OF_DECODED else None if "training" in metric else n_drawn
-        found.append(
-            summarize(quantity, runs, metric, paper=paper, n_train=n_train, n_test=n_test, unit="share", note=note)
-        )
-    return found
+    training = {"n_train": n_train, "unit": "share"}
+    draws = {**training, "n_test": n_drawn}
+    decoded = {**training, "n_test": n_decoded, "note": "of the draws that are a composition"}
+    rows: tuple[tuple[str, str, float | None, dict[str, Any]], ...] = (
+        (
+            "charge-neutral, training",
+            "training_neutral",
+            PAPER_NEUTRAL["training"],
+            {**training, "note": "default oxidation states"},
+        ),
+        ("charge-neutral, generated", "neutral", PAPER_NEUTRAL["generated"], decoded),
+        (
+            "charge-neutral and balanced, training",
+            "training_ordered",
+            None,
+            {**training, "note": "electronegativities in order, too"},
+        ),
+        ("charge-neutral and balanced, generated", "ordered", None, decoded),
+        ("generated decodable", "decodable", None, {**draws, "note": "of all draws"}),
+        ("generated unique", "unique", None, decoded),
+        ("generated novel", "novel", None, decoded),
+        ("held-out compositions drawn", "recovered", None, {**draws, "note": "of those that training never saw"}),
+    )
+    return [summarize(name, runs, metric, paper=paper, **columns) for name, metric, paper, columns in rows]
 
 
 def _loss(runs: Sequence[Path]) -> list[Row]:
