@@ -223,7 +223,10 @@ def _analysis(
         text.append(f"{unpredicted} compositions have an element that no training row holds, and no prediction.")
     for goal in missed_goals(config, rows):
         network = goal.quantity.split()[0].lower()
-        causes = [describe_fit(runs[network][0]) if network in ("elemnet", "roost") else "", _pace(s.shares, curve)]
+        causes = [
+            describe_fit(runs[network][0]) if network in ("elemnet", "roost") else "",
+            _pace(s.shares, curve) if network == "elemnet" else "",
+        ]
         sentences = [f"The goal {goal.quantity} {goal.describe()} is missed.", *filter(None, causes)]
         text.append(" ".join(sentences))
     return text
