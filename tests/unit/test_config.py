@@ -118,10 +118,6 @@ def test_default_file_says_every_key_and_nothing_else(repository):
             ["line 2: generate: space_groups = [225]", "allowed: []"],
         ),
         (
-            "candidates: compositions\ngenerate: {critic_share: 0.1}",
-            ["line 2: generate: critic_share = 0.1", "allowed: 1"],
-        ),
-        (
             "candidates: compositions\nscreen:\n  score:\n    filters: [{name: x, experiment: y}]",
             ["line 2: screen: score.filters", "allowed: []"],
         ),

@@ -274,8 +274,6 @@ def _misfit(name: str, value: Any, before: dict[str, Any]) -> str:
         return f"{told} no DFT labels yet: a second round would learn nothing new; allowed: 1"
     if name == "generate" and value.space_groups:
         return f"space_groups = {list(value.space_groups)}: {told} have no space group; allowed: []"
-    if name == "generate" and value.critic_share < 1:
-        return f"critic_share = {value.critic_share:g}: {told} all go on to the checks; allowed: 1"
     if name == "screen" and value.score.filters:
         return f"score.filters: {told} classifiers of crystals cannot judge; allowed: []"
     if name == "screen" and value.objectives != ScreenSettings().objectives:

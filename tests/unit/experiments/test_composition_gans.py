@@ -162,6 +162,9 @@ def test_wgan_end_to_end(tmp_path, folders):
     assert "Critic loss on held-out compositions" in found.figures
 
 
+PAPER = {"novelty": 0.9253, "valid": 0.845}
+
+
 def test_shares_of_all_draws(tmp_path):
     write_metrics(tmp_path, {"n_novel": 30, "n_ordered": 20, "n_drawn": 80, "ordered": 0.5})
     rows = {row.quantity: row.sluice_mean for row in matgan.of_all_draws([tmp_path], {"unit": "share"})}
@@ -175,13 +178,17 @@ def test_matgan_end_to_end(tmp_path, folders, held_out):
     config = matgan.MatganConfig.model_validate({
         "experiment": "matgan", "title": "t", "paper": "p", "device": "cpu", "data_folders": folders,
         "goals": [{"quantity": "novelty", "at_least": 2}, {"quantity": "valid", "at_least": 0}],
-        "settings": {"samples": 64, "gan": gan},
+        "settings": {"samples": 64, "judged_samples": 64, "critic_share": 0.125, "threshold": 0.45, "gan": gan},
     })  # fmt: skip
     found = run_all(matgan.EXPERIMENT, config, tmp_path / "run")
     names = {row.quantity: row.sluice_mean for row in found.rows}
     assert {"valid of all draws", "novel of all draws"} <= set(names)
     rejected = sum(value for name, value in names.items() if name.startswith("rejected: "))
     assert names["decodable"] + rejected == pytest.approx(1.0)
+    favourites = {row.quantity.split(",")[0]: row for row in found.rows if row.quantity.endswith("critic's favourites")}
+    assert set(favourites) == {"novelty", "valid", "valid and novel", "unique"}
+    assert all(row.n_test <= 8 and row.paper == PAPER.get(name) for name, row in favourites.items())
+    assert "of 64 draws the 12.5%" in found.analysis[3]
     compositions, _ = load_compositions(tmp_path / "run" / "prepared" / FORMULAS_FILE)
     assert f"{len(compositions)} formulas stand in" in found.analysis[0]
     assert found.analysis[-1].startswith("Missed goals: novelty (≥ 2). ")

@@ -83,6 +83,14 @@ def test_counts_can_be_sampled(generator, tmp_path):
     assert not {"two counts for one element"} & {reason for reason, _ in by_count[1].values()}
 
 
+def test_the_critics_favourites_go_on(generator, tmp_path):
+    everything, favourites = (draw(generator, tmp_path / f"{s}.h5", critic_share=s) for s in (1.0, 0.1))
+    # 64 + 64 + 22 draws, a tenth of each rounded up, less those of elements that are not to be drawn
+    assert 0 < len(favourites[0]) <= 7 + 7 + 3 < len(everything[0]) and set(favourites[0]) < set(everything[0])
+    assert len(favourites[0]) + len(favourites[1]) == 150
+    assert ("not among the critic's favourites", "") in favourites[1].values()
+
+
 def test_an_empty_batch_is_legal(generator, tmp_path):
     assert draw(generator, tmp_path / "a.h5", candidates=1, batch=1) == ([], {})
 

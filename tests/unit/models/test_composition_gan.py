@@ -27,6 +27,7 @@ from sluice.models.composition_sampling import (
     ONE_ELEMENT,
     TOO_MANY,
     TWO_COUNTS,
+    UNLIKELY,
     CompositionSampler,
     decode_matrices,
     sampled_matrices,
@@ -201,7 +202,7 @@ def test_draws_that_are_no_composition_are_counted_by_reason():
     found = decode_matrices(values.astype(np.float32), encoding.numbers)
     assert found.compositions.formulas() == ["OFe", "O3TiSr"]
     assert found.reason.tolist() == [0, 0, 1, 2, 3, 4]
-    assert found.rejected == {EMPTY: 1, TWO_COUNTS: 1, ONE_ELEMENT: 1, TOO_MANY: 1}
+    assert found.rejected == {EMPTY: 1, TWO_COUNTS: 1, ONE_ELEMENT: 1, TOO_MANY: 1, UNLIKELY: 0}
 
 
 def test_sampled_matrices_have_the_probabilities_as_their_mean():
@@ -255,3 +256,27 @@ def test_draws_depend_on_seed_and_batch_only(decoding, monkeypatch):
     (second,) = sampler.draw(16, 7, first=1)
     np.testing.assert_array_equal(second.reason, whole[1].reason)
     assert second.compositions.formulas() == whole[1].compositions.formulas()
+
+
+def test_the_critics_favourites_go_on(monkeypatch):
+    monkeypatch.setattr(composition_sampling, "BATCH", 64)
+    network, _ = make_gan(CompositionGanSettings(model="matgan", width=0.1, noise_size=4), ["Li", "O", "F", "Na"], 3)
+    with torch.no_grad():
+        network.generator.layers[-1].bias -= 1.0
+    (drawn,) = CompositionSampler(network, decoding="sampled", device="cpu").draw(64, 7)
+    (found,) = CompositionSampler(network, decoding="sampled", critic_share=0.1, device="cpu").draw(64, 7)
+    possible = np.flatnonzero(drawn.reason == 0)
+    assert len(possible) > 7 == len(found.compositions)
+    matrices = torch.from_numpy(SparseMatrices.of(drawn.compositions, network.encoding).dense(np.arange(len(possible))))
+    with torch.no_grad():
+        best = np.sort(network.critic(matrices).argsort(descending=True, stable=True)[:7].numpy())
+    np.testing.assert_array_equal(np.flatnonzero(found.reason == 0), possible[best])
+    assert found.compositions.formulas() == drawn.compositions[best].formulas()
+    assert found.rejected[UNLIKELY] == len(possible) - 7 and drawn.rejected[UNLIKELY] == 0
+    assert sum(found.rejected.values()) + 7 == 64
+
+
+def test_no_composition_no_favourites():
+    network, _ = make_gan(CompositionGanSettings(model="matgan", width=0.1, noise_size=4), ["Li", "O"], 2)
+    (found,) = CompositionSampler(network, threshold=0.999, critic_share=0.5, device="cpu").draw(20, 7)
+    assert len(found.compositions) == 0 and found.rejected[EMPTY] == 20

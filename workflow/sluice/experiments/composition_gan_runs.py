@@ -64,11 +64,19 @@ def learned_from(config: ExperimentConfig, share: float, prepared: Path) -> tupl
 
 
 def count_draws(
-    config: ExperimentConfig, settings: CompositionGanSettings, job: Job, *, samples: int, threshold: float, table: str
+    config: ExperimentConfig,
+    settings: CompositionGanSettings,
+    job: Job,
+    *,
+    samples: int,
+    threshold: float,
+    table: str,
+    critic_share: float = 1.0,
 ) -> None:
     """Draw, and count what is charge-neutral, electronegativity-balanced, new and unique."""
     training, held_out = learned_from(config, settings.validation_share, job.prepared)
-    sampler = CompositionSampler(load_gan(job.needed["gan"][0]), threshold=threshold, device=config.device)
+    network = load_gan(job.needed["gan"][0])
+    sampler = CompositionSampler(network, threshold=threshold, critic_share=critic_share, device=config.device)
     census = take_census(
         sampler,
         samples,

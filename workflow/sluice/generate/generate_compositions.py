@@ -37,8 +37,8 @@ def generate_compositions(
 ) -> None:
     """Draw batch ``batch``: the same compositions whatever other batches run beside it, in memory that does not grow.
 
-    A draw that is no composition (no element, two counts for one, …), or holds an element that is not to be drawn,
-    is a rejected row; the others are written in the smallest integers.
+    A draw that is no composition (no element, two counts for one, …), is not among the critic's favourites, or holds
+    an element that is not to be drawn, is a rejected row; the others are written in the smallest integers.
 
     Args:
         model: the generator's model file.
@@ -58,7 +58,9 @@ def generate_compositions(
     if not isinstance(generator.network, CompositionGan):
         raise SluiceError(f"{model}: a {generator.kind} model draws no compositions; give a wgan or a matgan")
     total = batch_size(settings, batch)
-    sampler = CompositionSampler(generator.network, decoding=cast(Decoding, decoding), device=device)
+    sampler = CompositionSampler(
+        generator.network, decoding=cast(Decoding, decoding), critic_share=settings.critic_share, device=device
+    )
     words = json.dumps([seed, round, batch, "compositions"]).encode()
     own_seed = int.from_bytes(hashlib.sha256(words).digest()[:8], "little")
     allowed = allowed_elements(settings, chemistry)

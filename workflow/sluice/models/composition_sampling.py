@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,15 +16,17 @@ from numpy.typing import NDArray
 from sluice.chemistry.charge_neutrality import charge_rule
 from sluice.chemistry.composition_keys import composition_keys, is_in
 from sluice.chemistry.compositions import Compositions
+from sluice.models.cubicgan_sampling import UNLIKELY
 from sluice.models.devices import pick_device
 from sluice.models.wgan import CompositionGan
 from sluice.step import report_progress
 
 BATCH = 4096
+JUDGED = 512  # compositions that the critic sees at once
 THRESHOLD = 0.5  # from which an entry of the matrix is a one
 MAX_ELEMENTS = 8  # as MatGAN's authors filter
 EMPTY, TWO_COUNTS, ONE_ELEMENT, TOO_MANY = "empty", "two counts for one element", "one element", "too many elements"
-REASONS = (EMPTY, TWO_COUNTS, ONE_ELEMENT, TOO_MANY)
+REASONS = (EMPTY, TWO_COUNTS, ONE_ELEMENT, TOO_MANY, UNLIKELY)
 Decoding = Literal["threshold", "sampled"]
 BUCKETS = 64
 RECORD = np.dtype([("key", "u8"), ("flags", "u1")])
@@ -35,8 +38,8 @@ class Draw:
     """One batch of draws.
 
     Attributes:
-        compositions: of those that are one, in order.
-        reason: (n,) why a draw is none, its place in ``REASONS`` from 1 on; 0 for those that are.
+        compositions: of those that are one and go on, in order.
+        reason: (n,) why a draw does not, its place in ``REASONS`` from 1 on; 0 for those that do.
     """
 
     compositions: Compositions
@@ -44,7 +47,7 @@ class Draw:
 
     @property
     def rejected(self) -> dict[str, int]:
-        """How many are none, by reason."""
+        """How many do not go on, by reason."""
         counts = np.bincount(self.reason, minlength=len(REASONS) + 1)[1:]
         return dict(zip(REASONS, counts.tolist(), strict=True))
 
@@ -94,6 +97,8 @@ class CompositionSampler:
         network: WGAN or MatGAN; put into evaluation mode on the device.
         threshold: from which an entry of the matrix is a one.
         decoding: ``threshold``, or ``sampled`` with the entries as probabilities (``sampled_matrices``).
+        critic_share: share of every batch of draws that goes on, the critic's favourites among its compositions
+            (rejection by the discriminator: Azadi et al., ICLR 2019); 1: all compositions.
         device: ``auto``, ``cpu`` or ``cuda``.
     """
 
@@ -103,23 +108,38 @@ class CompositionSampler:
         *,
         threshold: float = THRESHOLD,
         decoding: Decoding = "threshold",
+        critic_share: float = 1.0,
         device: str = "auto",
     ) -> None:
         self.device = pick_device(device)
-        self.generator = network.generator.to(self.device).eval()
+        self.network = network.to(self.device).eval()
         self.numbers, self.threshold, self.decoding = network.encoding.numbers, threshold, decoding
+        self.critic_share = critic_share
 
     def draw(self, n: int, seed: int, first: int = 0) -> Iterator[Draw]:
         """Batches of ``n`` draws in all; batch k depends on ``seed`` and ``first`` + k only."""
         for batch, start in enumerate(range(0, n, BATCH)):
             size = min(BATCH, n - start)
             random = np.random.default_rng([seed, first + batch, 23])
-            noise = random.standard_normal((BATCH, self.generator.noise_size), dtype=np.float32)[:size]
+            noise = random.standard_normal((BATCH, self.network.generator.noise_size), dtype=np.float32)[:size]
             with torch.inference_mode():
-                values = self.generator(torch.from_numpy(noise).to(self.device)).float().cpu().numpy()
+                values = self.network.generator(torch.from_numpy(noise).to(self.device)).float().cpu().numpy()
             if self.decoding == "sampled":
                 values = sampled_matrices(values, random.random((BATCH, len(self.numbers)), dtype=np.float32)[:size])
-            yield decode_matrices(values, self.numbers, self.threshold)
+            found = decode_matrices(values, self.numbers, self.threshold)
+            yield self._favourites(found) if self.critic_share < 1 else found
+
+    def _favourites(self, found: Draw) -> Draw:
+        """The critic's favourites; it judges the compositions in the smallest integers, as it learned them."""
+        good = np.flatnonzero(found.reason == 0)
+        matrices = torch.from_numpy(self.network.encoding.encode(found.compositions).astype(np.float32))
+        with torch.inference_mode():
+            scores = [self.network.critic(part.to(self.device)).float().cpu() for part in matrices.split(JUDGED)]
+        order = torch.cat(scores).argsort(descending=True, stable=True).numpy()
+        going_on = np.sort(order[: math.ceil(self.critic_share * len(found.reason))])
+        reason = found.reason.copy()
+        reason[np.delete(good, going_on)] = REASONS.index(UNLIKELY) + 1
+        return Draw(found.compositions[going_on], reason)
 
 
 @dataclass(frozen=True)
@@ -128,8 +148,8 @@ class Census:
 
     Attributes:
         drawn: draws.
-        rejected: draws that are no composition, by reason.
-        decoded: draws that are one; ``novel`` those of them not among the known, ``neutral`` those that charges can
+        rejected: draws that are no composition or that the sampler left out, by reason.
+        decoded: the others; ``novel`` those of them not among the known, ``neutral`` those that charges can
             balance, ``ordered`` those that they can with cations less electronegative than anions, ``valid_novel`` both
             ordered and novel.
         distinct: different compositions; the same of them alone.
@@ -151,7 +171,7 @@ class Census:
     recovered: float
 
     def shares(self) -> dict[str, float]:
-        """All of it as shares of the draws that are a composition, of the different ones, or of all draws."""
+        """All of it as shares of the decoded draws, of the different ones, or of all draws."""
         decoded, distinct, drawn = max(1, self.decoded), max(1, self.distinct), max(1, self.drawn)
         names = ("novel", "neutral", "ordered", "valid_novel")
         return {
