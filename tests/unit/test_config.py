@@ -147,8 +147,7 @@ def test_default_file_says_every_key_and_nothing_else(repository):
             ["line 3: compositions.scorer", "roost learns vectors of the elements itself", "model: head"],
         ),
         (
-            "candidates: compositions\ncompositions:\n  generator: {model: matgan}\n"
-            "  scorer: {model: head, encoding: embedding}",
+            "candidates: compositions\ncompositions:\n  scorer: {model: head, encoding: embedding}",
             ["line 2: compositions", "vectors that a WGAN learns", "'matgan' has none", "generator.model: wgan"],
         ),
         (

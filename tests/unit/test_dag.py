@@ -49,7 +49,8 @@ def test_only_a_screener_that_draws_waits_for_the_generator():
 
 def test_scorer_of_formulas_waits_for_the_wgan_whose_vectors_it_takes():
     def plan(**scorer: str) -> Config:
-        return Config.model_validate({"candidates": "compositions", "compositions": {"scorer": scorer}})
+        sections = {"generator": {"model": "wgan"}, "scorer": scorer}
+        return Config.model_validate({"candidates": "compositions", "compositions": sections})
 
     found = dag.vectors_of_the_generator(plan(model="head", encoding="embedding"))(round_(1))
     assert found == ["round_1/train/composition_generator.ckpt"]

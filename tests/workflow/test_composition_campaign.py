@@ -32,7 +32,7 @@ TINY = {
     "compositions": {
         "data": {"path": "table.csv"},
         "generator": {
-            "noise_size": 8, "embedding_size": 8, "critic_widths": [8], "batch_size": 16, "steps": 400,
+            "model": "wgan", "noise_size": 8, "embedding_size": 8, "critic_widths": [8], "batch_size": 16, "steps": 400,
             "generator_rate": 5e-3, "critic_rate": 2e-2, "critic_steps": 2, "gradient_penalty": 1.0,
             "checkpoint_minutes": 0.002,
         },

@@ -31,7 +31,9 @@ def test_every_configuration_plans_all_its_jobs(path, tmp_path):
 
 def test_scorer_of_formulas_is_given_the_wgan_whose_vectors_it_takes(tmp_path):
     scorer = {"model": "head", "encoding": "embedding"}
-    config = write_config(tmp_path, **SMALL, candidates="compositions", compositions={"scorer": scorer})
+    config = write_config(
+        tmp_path, **SMALL, candidates="compositions", compositions={"generator": {"model": "wgan"}, "scorer": scorer}
+    )
     shown = snakemake(config, "--dry-run", "--printshellcmds")
     assert shown.returncode == 0, shown.stdout + shown.stderr
     (command,) = re.findall(r"python -m sluice.train.train_composition_scorer .*", shown.stdout + shown.stderr)

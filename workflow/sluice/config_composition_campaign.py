@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from sluice.config_base import Count, Positive, Section
+from sluice.config_base import Count, Fraction, Positive, Section
 from sluice.config_composition import CompositionDataSettings, CompositionModelSettings
 from sluice.config_composition_gan import CompositionGanSettings
 
@@ -42,8 +42,14 @@ class FormulaTableSettings(Section):
 
 
 class CompositionGeneratorSettings(CompositionGanSettings):
-    """WGAN (Hu et al., Symmetry 2020) or MatGAN (Dan et al., npj Comput. Mater. 2020), for a table of thousands."""
+    """MatGAN (Dan et al., npj Comput. Mater. 2020) or WGAN (Hu et al., Symmetry 2020), for a table of thousands."""
 
+    model: Literal["wgan", "matgan"] = Field(
+        "matgan",
+        description="MatGAN (Dan et al., npj Comput. Mater. 2020), or WGAN (Hu et al., Symmetry 2020), whose vectors of"
+        " the elements the scorer can take, but which draws fewer different valid formulas.",
+    )
+    width: Fraction = Field(0.25, gt=0.0, description="Share of the published channels of (de)convolutions.")
     noise_size: Count = Field(64, description="Length of the generator's noise.")
     embedding_size: Count = Field(64, description="Length of the WGAN critic's vectors of the elements.")
     critic_norm: bool = Field(False, description="Batch normalization in MatGAN's critic, as published.")

@@ -25,7 +25,7 @@ def generator(tmp_path, monkeypatch):
     elements = ["Li", "O", "F", "Na", "Mg", "Al", "Cl"]  # by atomic number
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        network, arguments = make_gan(CompositionGeneratorSettings(noise_size=4), elements)
+        network, arguments = make_gan(CompositionGeneratorSettings(model="wgan", noise_size=4), elements)
         with torch.no_grad():
             drawn = torch.logit(network.eval().generator(torch.randn(200, 4)))
             network.generator.layers[-1].bias -= torch.quantile(drawn, 0.96)

@@ -46,7 +46,7 @@ def chemistry(*elements):
 @pytest.mark.parametrize("model", ["wgan", "matgan"])
 def test_generator_has_the_elements_of_the_chemistry(tmp_path, model):
     table = known_formulas(tmp_path / "known.h5", [*salts(), "Li9F"], split=[*SPLITS, "train"])
-    settings = CompositionGeneratorSettings(model=model, **SMALL)
+    settings = CompositionGeneratorSettings(model=model, width=0.05, **SMALL)
     outputs = run(train_composition_generator, tmp_path, table, settings, **chemistry())
     made = load_model(outputs["model"])
     assert made.kind == model and made.task == "generation"
@@ -81,7 +81,7 @@ def test_scorer_predicts_what_was_held_out(tmp_path, model):
 def test_scorer_on_the_vectors_that_the_wgan_learned(tmp_path, model):
     """The model file holds the vectors: formulas are scored without the WGAN's file."""
     table = known_formulas(tmp_path / "known.h5", [*salts(), "KF"], split=[*SPLITS, "train"])
-    wgan = CompositionGeneratorSettings(**SMALL)
+    wgan = CompositionGeneratorSettings(model="wgan", **SMALL)
     generator = run(train_composition_generator, tmp_path, table, wgan, **chemistry())["model"]
     vectors = load_model(generator).network.element_encoding()
     settings = CompositionScorerSettings(model=model, encoding="embedding", depth=3, widths=(8,), **TINY)
