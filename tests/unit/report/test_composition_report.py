@@ -12,6 +12,7 @@ from formula_stores import ELEMENTS, energy_of, known_formulas, salts, write_for
 from rich.console import Console
 
 from sluice.attempts import append_event
+from sluice.chemistry.composition_store import NOT_ENCODED
 from sluice.config import Config
 from sluice.errors import SluiceError
 from sluice.report.build_composition_report import build_composition_report
@@ -124,6 +125,23 @@ def test_page_summary_and_table(campaign, tmp_path):
     console = Console(width=120, record=True)
     console.print(summary_table(summary))
     assert "2 formulas on the shortlist" in console.export_text()
+
+
+def test_page_says_what_the_scorer_cannot_take(campaign, tmp_path):
+    page = (build(campaign, make_config(tmp_path)) / "index.html").read_text(encoding="utf-8")
+    assert "had no part in the scorer" not in page
+    path = campaign / "round_1/train/composition_scorer_held_out.h5"
+    with Store(path) as store:
+        rows = store.rows()
+    with StoreWriter(path, "composition_predictions", campaign="test", round_number=1, with_crystals=False) as writer:
+        writer.append_chunk(rows)
+        writer.drop([f"u{k}" for k in range(7)], NOT_ENCODED, kind="failed", detail=["9 Li"] + ["no He"] * 6)
+        writer.drop(["h"], "no prediction", kind="failed", detail="trained on no K")
+    report = build(campaign, make_config(tmp_path))
+    assert json.loads((report / "summary.json").read_text())["not_encoded"] == {"no He": 6, "9 Li": 1}
+    page = " ".join((report / "index.html").read_text(encoding="utf-8").split())
+    assert "formulas 7 had no part in the scorer's training and test" in page
+    assert "for its encoding cannot hold them: no He (6), 9 Li (1)." in page
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from sluice.errors import SluiceError
 from sluice.models.modelfile import load_model
 from sluice.models.scoring import score_input
 from sluice.models.training import Plan
+from sluice.report.formulas import read_not_encoded
 from sluice.store import Store
 from sluice.train import train_composition_scorer as scorer_step
 from sluice.train.train_composition_generator import train_composition_generator
@@ -90,6 +91,7 @@ def test_scorer_on_the_vectors_that_the_wgan_learned(tmp_path, model):
     made = load_model(outputs["model"])
     np.testing.assert_array_equal(made.network.encoding.table, vectors.table)
     assert made.facts["training_rows"] == 12, "K has no vector: it is no element of the chemistry"
+    assert made.facts["left_out_rows"] == {"train": 1, "val": 0, "test": 0}
     (tmp_path / "new.csv").write_text("formula\n" + "\n".join([*salts()[12:], "KF"]), encoding="utf-8")
     score_input(outputs["model"], tmp_path / "new.csv", tmp_path / "scores.csv", device="cpu")
     rows = list(csv.DictReader((tmp_path / "scores.csv").read_text(encoding="utf-8").splitlines()))
@@ -116,6 +118,47 @@ def test_elements_that_were_only_held_out_have_no_prediction(tmp_path):
     outputs = run(train_composition_scorer, tmp_path, table, CompositionScorerSettings(**TINY))
     with Store(outputs["predictions"]) as store:
         assert len(store) == 0 and store.failures().detail == ["the model was trained on no composition with K"]
+
+
+def test_formulas_outside_the_encoding_are_told(tmp_path, capsys):
+    formulas = [*salts(), "Li9F", "HeO", "NaF", "Li9O", "MgF2"]
+    split = [*SPLITS, "train", "train", "train", "val", "test"]
+    table = known_formulas(tmp_path / "known.h5", formulas, split=split)
+    settings = CompositionScorerSettings(model="head", encoding="onehot", widths=(8,), **TINY)
+    outputs = run(train_composition_scorer, tmp_path, table, settings)
+    said = capsys.readouterr().out
+    assert "3 of 23 formulas cannot be encoded and are left out (train 2, val 1, test 0), e.g. 9 atoms of Li" in said
+    facts = load_model(outputs["model"]).facts
+    assert facts["left_out_rows"] == {"train": 2, "val": 1, "test": 0} and facts["training_rows"] == 13
+    with Store(outputs["predictions"]) as store:
+        assert store.text("formula") == [*salts()[12:], "MgF2"]
+        assert dict(store.reasons()) == {"cannot be encoded": 3}
+    assert read_not_encoded(outputs["predictions"]) == {
+        "9 atoms of Li, at most 8 can be encoded": 2,
+        "He is none of the 85 elements of the encoding": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("formulas", "cause"),
+    [
+        (["NaF", *(f"HeO{k}" for k in range(1, 21)), "KF"], "1 of 21 training.*He is none of the 85 .*20 formulas"),
+        # Two are enough for a training, but not out of so many.
+        (["NaF", "MgO", *(f"Li{k}O" for k in range(9, 50, 2)), "KF"], "2 of 23 training.*9 atoms of Li"),
+    ],
+)
+def test_scorer_whose_encoding_leaves_next_to_nothing(tmp_path, formulas, cause):
+    table = known_formulas(tmp_path / "known.h5", formulas, split=["train"] * (len(formulas) - 1) + ["test"])
+    settings = CompositionScorerSettings(model="head", encoding="onehot", widths=(8,), **TINY)
+    with pytest.raises(SluiceError, match=rf"{cause}.*set compositions.scorer.model: roost"):
+        run(train_composition_scorer, tmp_path, table, settings)
+    assert not (tmp_path / "scorer.ckpt").exists()
+
+
+def test_scorer_without_training_formulas(tmp_path):
+    table = known_formulas(tmp_path / "known.h5", split="test")
+    with pytest.raises(SluiceError, match="0 of 0 training formulas are left to learn from; give more formulas"):
+        run(train_composition_scorer, tmp_path, table, CompositionScorerSettings(**TINY))
 
 
 def test_interrupted_scorer_ends_with_the_same_bits(tmp_path, monkeypatch):

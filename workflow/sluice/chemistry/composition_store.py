@@ -16,6 +16,7 @@ from sluice.schemas import TEXT
 from sluice.store import CHUNK, Chunk, Store
 
 LONGEST = int(TEXT.dtype[1:])  # bytes of a formula in a store
+NOT_ENCODED = "cannot be encoded"  # why a scorer leaves a formula of its table out
 
 
 def reduced(compositions: Compositions) -> Compositions:

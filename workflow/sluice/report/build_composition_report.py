@@ -11,7 +11,7 @@ from sluice.report.build_report import write_text
 from sluice.report.composition_page import make_composition_page
 from sluice.report.costs import read_costs
 from sluice.report.figures_compositions import calibration
-from sluice.report.formulas import csv_text, read_held_out, read_shortlist
+from sluice.report.formulas import csv_text, read_held_out, read_not_encoded, read_shortlist
 from sluice.report.funnel import read_funnel
 from sluice.report.provenance import campaign_stores
 from sluice.report.summarize import common_summary, read_versions
@@ -43,7 +43,11 @@ def build_composition_report(
     rounds = range(1, configuration.rounds + 1)
     rows = read_shortlist({n: folder / f"round_{n}/screen/compositions/shortlist.h5" for n in rounds})
     latest = folder / f"round_{configuration.rounds}/train/composition_scorer_held_out.h5"
-    results = {"shortlist": rows, "held_out": calibration(read_held_out(latest))}
+    results = {
+        "shortlist": rows,
+        "held_out": calibration(read_held_out(latest)),
+        "not_encoded": read_not_encoded(latest),
+    }
     versions = read_versions(campaign_stores(configuration, folder))
     content = common_summary(configuration.campaign, funnel, results, versions, costs)
     report_progress(1, 3, "parts", "page", force=True)

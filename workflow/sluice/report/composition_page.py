@@ -101,6 +101,7 @@ def make_composition_page(
         rows=rows[:MOST_FORMULAS],
         n_rows=len(rows),
         held_out=summary["held_out"],
+        not_encoded=summary["not_encoded"],
         by_potential=sources.total() - sources["user"],
         by_user=sources["user"],
         drawings=script_json([]),

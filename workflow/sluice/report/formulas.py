@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sluice.chemistry.composition_store import stream_compositions
+from sluice.chemistry.composition_store import NOT_ENCODED, stream_compositions
 from sluice.report.distributions import Distributions
 from sluice.report.figures_compositions import Scored
 from sluice.store import Store
@@ -96,6 +96,21 @@ def read_held_out(path: Path) -> Scored:
     formulas = [text.decode() for text in rows.columns["formula"].tolist()]
     columns = rows.columns
     return Scored(formulas, columns[ENERGY], columns[DEVIATION], columns[LABEL], total=len(rows))
+
+
+def read_not_encoded(path: Path) -> dict[str, int]:
+    """Formulas of the table that the scorer's encoding cannot hold: how many for which reason, the most frequent first.
+
+    Args:
+        path: store of the held-out predictions.
+
+    Raises:
+        StoreError: if the store is missing or damaged.
+    """
+    with Store(path, "composition_predictions") as store:
+        gone = store.failures()
+    details = [text for reason, text in zip(gone.reason, gone.detail, strict=True) if reason == NOT_ENCODED]
+    return dict(Counter(details).most_common())
 
 
 def read_labels(path: Path) -> NDArray[np.float64]:

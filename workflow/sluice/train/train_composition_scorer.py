@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from sluice.chemistry.composition_store import composition_table
+from sluice.chemistry.composition_store import NOT_ENCODED, composition_table
+from sluice.chemistry.composition_table import CompositionTable
 from sluice.config_composition_campaign import CompositionScorerSettings
 from sluice.errors import SluiceError
 from sluice.models.composition import CompositionModel
@@ -15,9 +19,12 @@ from sluice.step import run_step
 from sluice.store import Store, StoreWriter
 from sluice.train.common import derive_seed
 
-REVISION = 1
+REVISION = 2
 UNIT = "eV/atom"
 NO_PREDICTION = "no prediction"
+SPLITS = ("train", "val", "test")
+# ASSUME: what is learned from fewer than one training formula in ten says little of the table that was asked for.
+LEAST_SHARE = 0.1
 
 
 def train_composition_scorer(
@@ -49,22 +56,23 @@ def train_composition_scorer(
         round: number of this round.
         model: model file to write; `sluice score` takes it.
         metrics: CSV of the first member, one row an epoch.
-        predictions: validation and test rows (schema ``composition_predictions``).
+        predictions: validation and test rows (schema ``composition_predictions``); rows of any split that the model
+            cannot take are among its failures.
 
     Raises:
-        SluiceError: if there is nothing to learn from, or no WGAN where the encoding is to be learned.
+        SluiceError: if there is nothing or next to nothing to learn from, or no WGAN where the encoding is to be
+            learned.
     """
     with Store(compositions, "compositions") as store:
         rows, content, campaign = store.rows(), store.content_sha256, str(store.attributes["campaign"])
     table = composition_table(rows)
     encoding = learned_encoding(settings, generator)
     bare = CompositionModel(settings=settings.model_dump(mode="json"), encoding=encoding)
-    usable = np.array([problem == "" for problem in bare.problems(table.compositions)])
+    problems = bare.problems(table.compositions)
+    usable = np.array([problem == "" for problem in problems])
+    left_out = _leave_out(compositions, table, usable, problems, settings)
+    unfit_ids, unfit_reasons = rows.candidate_id[~usable], [problem for problem in problems if problem]
     table, rows = table[np.flatnonzero(usable)], rows.select(usable)
-    if len(table.rows("train")) < 2:
-        raise SluiceError(
-            f"{compositions}: {len(table.rows('train'))} training formulas that {settings.model} can take"
-        )
     trained, _ = train_members(
         table,
         settings,
@@ -96,6 +104,7 @@ def train_composition_scorer(
         )
         reasons = [reason for reason in found.reasons if reason]
         writer.drop(rows.candidate_id[~good], NO_PREDICTION, kind="failed", detail=reasons)
+        writer.drop(unfit_ids, NOT_ENCODED, kind="failed", detail=unfit_reasons)
     for name in (b"val", b"test"):
         chosen = good & (rows.columns["split"] == name)
         error = np.abs(found.value - rows.columns["formation_energy_ev_per_atom"])[chosen]
@@ -108,11 +117,40 @@ def train_composition_scorer(
             "output": f"formation energy, {UNIT}",
             "training_sha256": content,
             "training_rows": len(table.rows("train")),
+            "left_out_rows": left_out,
             "campaign": campaign,
             "round": round,
             "seed": seed,
             "revision": REVISION,
         },
+    )
+
+
+def _leave_out(
+    path: Path,
+    table: CompositionTable,
+    usable: NDArray[np.bool_],
+    problems: Sequence[str],
+    settings: CompositionScorerSettings,
+) -> dict[str, int]:
+    """How many rows of each split the model cannot take; says so, and stops where too few are left to learn from."""
+    counts = {name: int((~usable[table.rows(name)]).sum()) for name in SPLITS}
+    total, training = sum(counts.values()), len(table.rows("train"))
+    if total:
+        parts = ", ".join(f"{name} {counts[name]}" for name in SPLITS)
+        first = next(problem for problem in problems if problem)
+        print(f"{total} of {len(table)} formulas cannot be encoded and are left out ({parts}), e.g. {first}")
+    left = training - counts["train"]
+    if left >= max(2, LEAST_SHARE * training):
+        return counts
+    said = f"{path}: {left} of {training} training formulas are left to learn from"
+    if counts["train"] == 0:
+        raise SluiceError(f"{said}; give more formulas, or a larger share of them for training")
+    (cause, often), *_ = Counter(problems[row] for row in table.rows("train") if problems[row]).most_common(1)
+    raise SluiceError(
+        f"{said}; what {settings.model} (encoding {settings.encoding}) sees cannot hold the others: {cause} ({often}"
+        " formulas); set compositions.scorer.model: roost, which takes every element, or another"
+        " compositions.scorer.encoding, or take those elements out of the data"
     )
 
 
