@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 from pydantic import ValidationError
 
 from sluice.config import Config, usable_cores
+from sluice.config_composition import CompositionModelSettings
+from sluice.config_composition_campaign import CompositionScorerSettings
 from sluice.config_docs import walk_keys
 from sluice.config_file import check_config, load_config
 from sluice.errors import ConfigError
@@ -144,7 +147,27 @@ def test_default_file_says_every_key_and_nothing_else(repository):
         ),
         (
             "candidates: compositions\ncompositions:\n  scorer: {encoding: embedding}",
-            ["line 3: compositions.scorer", "roost learns vectors of the elements itself", "model: head"],
+            [
+                "line 3: compositions.scorer.encoding = 'embedding'",
+                "`roost`, which learns vectors of the elements itself",
+                "allowed: fractions",
+                "set model: head or model: elemnet",
+            ],
+        ),
+        (
+            "candidates: compositions\ncompositions:\n  scorer:\n    encoding: magpie\n    model: roost",
+            ["line 4: compositions.scorer.encoding = 'magpie'", "allowed: fractions", "set model: head, or leave"],
+        ),
+        *(
+            (
+                f"candidates: compositions\ncompositions:\n  scorer: {{model: elemnet, encoding: {encoding}}}",
+                [
+                    f"line 3: compositions.scorer.encoding = '{encoding}'",
+                    "allowed: fractions, embedding",
+                    "model: head",
+                ],
+            )
+            for encoding in ("onehot", "magpie")
         ),
         (
             "candidates: compositions\ncompositions:\n  scorer: {model: head, encoding: embedding}",
@@ -216,6 +239,27 @@ def test_relative_paths_mean_the_file_for_inputs_and_the_current_directory_for_o
     assert config.workdir == tmp_path / "elsewhere" / "out" / "halides"
     assert config.validate_.scratch == tmp_path / "elsewhere" / "work"
     assert config.library == tmp_path / "elsewhere" / "out" / "dft"
+
+
+@pytest.mark.parametrize(
+    ("model", "encodings"),
+    [
+        ("roost", ["fractions"]),
+        ("elemnet", ["fractions", "embedding"]),
+        ("head", ["fractions", "onehot", "magpie", "embedding"]),
+    ],
+)
+def test_models_of_compositions_take_the_encodings_that_they_look_at(load, model, encodings):
+    for encoding in encodings:
+        for settings in (CompositionModelSettings, CompositionScorerSettings):
+            assert settings(model=model, encoding=encoding).encoding == encoding
+    left = [e for e in get_args(CompositionModelSettings.model_fields["encoding"].annotation) if e not in encodings]
+    for encoding in left:
+        for settings in (CompositionModelSettings, CompositionScorerSettings):
+            with pytest.raises(ValueError, match=rf"encoding\n.*model is `{model}`.*allowed: {', '.join(encodings)}"):
+                settings(model=model, encoding=encoding)
+    without = load(f"candidates: compositions\ncompositions: {{scorer: {{model: {model}}}}}")
+    assert without.compositions.scorer.encoding == "fractions"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from sluice.config_base import Count, Fraction, Positive, Section
 
@@ -41,7 +41,7 @@ class CompositionModelSettings(Section):
     encoding: Literal["fractions", "onehot", "magpie", "embedding"] = Field(
         "fractions",
         description="What `head` sees; embedding: sums of the vectors of the elements that a WGAN's critic learned, for"
-        " ElemNet, too (in a campaign the round's WGAN).",
+        " ElemNet, too (in a campaign the round's WGAN). ElemNet takes no other besides fractions, Roost none.",
     )
     task: Literal["regression", "classification"] = Field("regression", description="What the target is.")
     depth: int = Field(17, ge=2, le=49, description="Layers of ElemNet, the output counted.")
@@ -69,13 +69,26 @@ class CompositionModelSettings(Section):
         """Whether the vectors of the elements come from a WGAN."""
         return self.encoding == "embedding"
 
+    @field_validator("encoding")
+    @classmethod
+    def _seen(cls, encoding: str, info: ValidationInfo) -> str:
+        """Refuse what the model would never look at; here, since a field's problem comes with its line."""
+        model = info.data.get("model")
+        if model == "roost" and encoding != "fractions":
+            also = " or model: elemnet" if encoding == "embedding" else ""
+            raise ValueError(
+                f"model is `roost`, which learns vectors of the elements itself and takes no encoding (allowed:"
+                f" fractions); set model: head{also}, or leave encoding out"
+            )
+        if model == "elemnet" and encoding not in ("fractions", "embedding"):
+            raise ValueError(
+                "model is `elemnet`, which sees element fractions or learned vectors (allowed: fractions, embedding);"
+                " set model: head, or leave encoding out"
+            )
+        return encoding
+
     @model_validator(mode="after")
     def _check(self) -> CompositionModelSettings:
-        if self.model == "roost" and self.needs_wgan:
-            raise ValueError(
-                "encoding: embedding is for the models head and elemnet; roost learns vectors of the elements itself:"
-                " set model: head or model: elemnet, or leave encoding out"
-            )
         if self.uncertainty and self.task == "classification":
             raise ValueError("uncertainty: a classification's probability says it already; leave it false")
         return self

@@ -198,7 +198,7 @@ def test_a_learned_encoding_needs_its_vectors(tmp_path):
     settings = small(encoding="embedding")
     with pytest.raises(SluiceError, match="the vectors of the elements, which a WGAN learned, are not given"):
         CompositionModel(settings=settings.model_dump(mode="json"))
-    with pytest.raises(ValueError, match="roost learns vectors of the elements itself"):
+    with pytest.raises(ValueError, match="`roost`, which learns vectors of the elements itself"):
         small("roost", encoding="embedding")
 
 
