@@ -40,6 +40,17 @@ def test_scorer_of_formulas_is_given_the_wgan_whose_vectors_it_takes(tmp_path):
     assert "--generator round_1/train/composition_generator.ckpt --settings" in command
 
 
+def test_only_the_scorer_of_formulas_trains_on_several_devices(tmp_path):
+    train = {"train": {"device": "cuda", "devices": 2, "threads": 1}}
+    config = write_config(tmp_path, **SMALL | train, candidates="compositions")
+    shown = snakemake(config, "--dry-run", "--printshellcmds")
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    jobs = {job.split(":")[0]: job for job in re.split(r"^rule ", shown.stdout + shown.stderr, flags=re.MULTILINE)}
+    scorer, generator = jobs["train_composition_scorer"], jobs["train_composition_generator"]
+    assert "--devices 2 " in scorer and "gpu=2" in scorer
+    assert "--devices" not in generator and "gpu=1" in generator
+
+
 def test_snakemake_lint_is_clean(tmp_path):
     done = snakemake(write_config(tmp_path), "--lint")
     assert done.returncode == 0, done.stdout + done.stderr

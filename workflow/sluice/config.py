@@ -183,7 +183,8 @@ class TrainSettings(Section):
     devices: Literal["auto"] | Count = Field(
         1,
         description="Devices that one training shares its batches out to: GPUs, or on a CPU processes; auto: all GPUs"
-        " that the job is given. The same digits come only from the same number.",
+        " that the job is given. The same digits come only from the same number. GANs of compositions, which are small,"
+        " train on one; the scorer of compositions on all.",
     )
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(
         "32-true", description="lightning-fabric's precision."

@@ -58,14 +58,15 @@ rule train_composition_scorer:
         "benchmarks/train_composition_scorer/round_{round}.tsv"
     conda:
         "../../../envs/python-cpu.yaml"
-    threads: CAMPAIGN.train.threads
+    threads: TRAINING_CORES
     resources:
         mem_mb=memory_mb(3000),
         runtime=runtime_minutes(240),
-        gpu=GPUS,
+        gpu=TRAINING_GPUS,
     params:
         revision=revision("train.train_composition_scorer"),
         device=DEVICE,
+        devices=CAMPAIGN.train.devices,
         settings=settings_json(CAMPAIGN.compositions.scorer),
         checkpoints="round_{round}/train/composition_scorer_checkpoints",
         seed=CAMPAIGN.seed,
@@ -82,6 +83,7 @@ rule train_composition_scorer:
         "--precision {params.precision:q} "
         "--threads {params.threads} "
         "--device {params.device} "
+        "--devices {params.devices} "
         "--round {wildcards.round} "
         "--model {output.model} "
         "--metrics {output.metrics} "

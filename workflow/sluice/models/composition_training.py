@@ -181,7 +181,7 @@ def train_members(
         raise SluiceError(f"a composition cannot be encoded: {wrong}")
     digest = sha256_of_text(
         f"{settings.model_dump_json(exclude={'checkpoint_minutes', 'members'})} {encoding} {precision} {threads} "
-        f"{table.digest()}"
+        f"{table.digest()}{'' if devices == '1' else f' {devices} devices'}"
     )
     models: list[CompositionModel] = []
     rows: list[Row] = []

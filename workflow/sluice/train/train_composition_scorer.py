@@ -37,6 +37,7 @@ def train_composition_scorer(
     precision: str,
     threads: int,
     device: str,
+    devices: str,
     round: int,
     model: Path,
     metrics: Path,
@@ -53,6 +54,7 @@ def train_composition_scorer(
         precision: lightning-fabric's name.
         threads: CPU threads; results are equal to the bit at equal threads.
         device: ``auto``, ``cpu`` or ``cuda``.
+        devices: how many, a number or ``auto``: all GPUs given to the job.
         round: number of this round.
         model: model file to write; `sluice score` takes it.
         metrics: CSV of the first member, one row an epoch.
@@ -80,6 +82,7 @@ def train_composition_scorer(
         checkpoints=checkpoints,
         metrics=metrics,
         device=device,
+        devices=devices,
         precision=precision,
         threads=threads,
         encoding=encoding,
