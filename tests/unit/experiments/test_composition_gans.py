@@ -105,11 +105,36 @@ def test_superconductors_without_a_tc_are_left_out(folders):
 def test_known_crystals_are_neutral_and_counted_once(folders):
     found, counts = read_experimental_formulas(folders["synthesizability_kaist"])
     assert counts["rows"] == len(FORMULAS) + 1
-    assert counts["compositions"] == counts["encodable"] == len(FORMULAS)
+    assert counts["compositions"] == counts["encodable"] == len(FORMULAS) and counts["unreadable"] == 0
     assert len(found) == counts["valid"]
     texts = set(found.formulas())
     assert {"OMg", "Li2O", "FNa"} <= texts
     assert not {"FMg2", "Li2F3", "F2K"} & texts
+
+
+def add_known_crystals(folders, formulas):
+    path = folders["synthesizability_kaist"] / "MP_icsd_CLscore.csv.gz"
+    frame = pd.read_csv(path, keep_default_na=False, dtype=str)
+    pd.concat([frame, pd.DataFrame({"composition": formulas, "CLscore": "0.1"})]).to_csv(path, index=False)
+
+
+def test_known_crystals_whose_formulas_cannot_be_read(folders, tmp_path):
+    prepared, config = tmp_path / "prepared", {"experiment": "matgan", "title": "t", "paper": "p"}
+    config = matgan.MatganConfig.model_validate(config | {"device": "cpu", "data_folders": folders})
+
+    def first_words():
+        prepared.mkdir(exist_ok=True)
+        matgan.EXPERIMENT.prepare(config, prepared)
+        return matgan._analysis(config, prepared, [])[0]
+
+    assert "cannot be read" not in first_words()
+    add_known_crystals(folders, ["Xx2O", "Na(Cl"])
+    _, counts = read_experimental_formulas(folders["synthesizability_kaist"])
+    assert counts["rows"] == len(FORMULAS) + 3 and counts["unreadable"] == 2 and counts["compositions"] == len(FORMULAS)
+    assert "with an ICSD number (the formulas of 2 cannot be read) 160 are different" in first_words()
+    add_known_crystals(folders, ["Xx"] * 20)
+    with pytest.raises(BadDataError, match=r"22 of 183 rows cannot be used(.|\n)*row 163: 'Xx2O': 'Xx' is no element"):
+        first_words()
 
 
 def test_encodable_merges_equal_ratios():

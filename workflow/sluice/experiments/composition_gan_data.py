@@ -39,6 +39,7 @@ PROPERTIES: dict[str, tuple[str, str, CompositionDataSettings]] = {
     ),
 }
 
+MAX_BAD_FRACTION = 0.05  # formulas that cannot be read and are tolerated, where no setting says it
 MISSING: dict[str, float | str] = {"supercon": 0.0, "oqmd": ""}  # what a file says where it has no value
 
 
@@ -113,11 +114,22 @@ def read_experimental_formulas(folder: Path) -> tuple[Compositions, dict[str, in
 
     The ICSD list that MatGAN's authors used was never public: these are the Materials Project's entries that carry an
     ICSD number (Jang et al., JACS 2020).
+
+    Raises:
+        BadDataError: if too many formulas cannot be read.
     """
-    frame = pd.read_csv(folder / "MP_icsd_CLscore.csv.gz", keep_default_na=False, dtype=str)
+    path = folder / "MP_icsd_CLscore.csv.gz"
+    frame = pd.read_csv(path, keep_default_na=False, dtype=str)
     compositions, problems = read_formulas(frame["composition"].tolist())
+    bad = refuse_bad_rows(path, problems, MAX_BAD_FRACTION)
     good = compositions[np.array([problem == "" for problem in problems])]
     merged, _ = merge_duplicates(good, np.zeros(len(good)))
     fitting = encodable(merged)
     valid = fitting[smact_valid(fitting, table="default", include_alloys=False)]
-    return valid, {"rows": len(frame), "compositions": len(merged), "encodable": len(fitting), "valid": len(valid)}
+    return valid, {
+        "rows": len(frame),
+        "unreadable": len(bad),
+        "compositions": len(merged),
+        "encodable": len(fitting),
+        "valid": len(valid),
+    }

@@ -182,11 +182,13 @@ def of_all_draws(runs: Sequence[Path], common: Mapping[str, Any]) -> list[Row]:
 def _analysis(config: MatganConfig, prepared: Path, rows: Sequence[Row]) -> list[str]:
     counts = json.loads((prepared / "counts.json").read_text(encoding="utf-8"))
     n = len(load_compositions(prepared / FORMULAS_FILE)[0])
+    unread = counts.get("unreadable", 0)  # data prepared by an earlier version do not say it
+    unreadable = f" (the formulas of {unread} cannot be read)" if unread else ""
     text = [
         "The authors trained on charge-neutral, electronegativity-balanced formulas of the ICSD; their list was never "
         f"public. Here {n} formulas stand in for it: of {counts['rows']} entries of the Materials Project with an ICSD "
-        f"number {counts['compositions']} are different compositions, {counts['encodable']} of them compounds within "
-        f"85 elements and eight atoms of each, {counts['valid']} pass the rule.",
+        f"number{unreadable} {counts['compositions']} are different compositions, {counts['encodable']} of them "
+        f"compounds within 85 elements and eight atoms of each, {counts['valid']} pass the rule.",
         "Validity is decided exactly, with smact's default oxidation states, by one rule for training formulas and "
         "draws; compounds of metals only do not pass.",
         "The paper does not say whether its shares count draws that are no composition. The goals are judged on those"
