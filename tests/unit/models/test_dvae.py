@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -125,6 +126,101 @@ def test_two_targets_are_summed_over():
     losses = model.objective((x, e, torch.ones(2, 3, 2)), (x, e), aux=1.0)
     assert model.labels.shape == (4, 2) and torch.isfinite(losses["loss"]).all()
     assert model.probabilities(torch.randn(5, 2)).shape == (2, 5, 2)
+
+
+def two_targets(monkeypatch):
+    """A model of two targets whose bound is a number for each label, and rows of one composition."""
+    model = DisentangledVAE(ELEMENTS, FEATURES, targets=("a", "b"), prior_target=(0.5, 0.2), hidden=(4,), members=2)
+    model.initialize([0, 1], None)
+    monkeypatch.setattr(model, "elbo", lambda x, y, weights: x[..., 0] + y @ torch.tensor([1.0, 10.0]))
+    return model, torch.full((2, 1, 3), 1 / 3), torch.randn(2, 1, 2, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("y", [(1.0, 0.0), (math.nan, 1.0), (0.0, math.nan)])
+def test_labels_that_are_missing_are_summed_over(monkeypatch, y):
+    model, x, e = two_targets(monkeypatch)
+    rows = (x, e, torch.tensor(y).expand(2, 1, 2))
+    found = model.objective(rows, (x, e), aux=3.0, partly=True)
+    log_q = torch.nn.functional.logsigmoid(torch.stack([-model.label_logits(e), model.label_logits(e)]))[:, :, 0]
+    label = sum(log_q[int(value), :, k] for k, value in enumerate(y) if not math.isnan(value))
+    bound = torch.zeros(2)
+    for labels in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        if all(math.isnan(known) or known == mine for known, mine in zip(y, labels, strict=True)):
+            missing = torch.zeros(2) + sum(log_q[v, :, k] for k, v in enumerate(labels) if math.isnan(y[k]))
+            bound = bound + missing.exp() * (1 / 3 + labels[0] + 10 * labels[1] - missing)
+    assert torch.allclose(found["elbo"], bound) and torch.allclose(found["label_log_likelihood"], label)
+    unlabelled = -model.objective((x[:, :0], e[:, :0], rows[2][:, :0]), (x, e), aux=3.0)["loss"]
+    assert torch.allclose(-2 * found["loss"], bound + 3 * label + unlabelled)
+
+
+def test_with_all_labels_nothing_is_summed_over(monkeypatch):
+    model, x, e = two_targets(monkeypatch)
+    rows = (x, e, torch.tensor([0.0, 1.0]).expand(2, 1, 2))
+    whole, partly = (model.objective(rows, (x, e), aux=3.0, partly=partly) for partly in (False, True))
+    for name, value in whole.items():
+        assert torch.allclose(partly[name], value), name
+
+
+@pytest.mark.parametrize("targets", [1, 2])
+def test_without_missing_labels_the_objective_is_the_plain_one(tmp_path, monkeypatch, targets):
+    """To the bit: the way that sums over missing labels, which draws other numbers, is not taken."""
+
+    def fail(*_):
+        raise AssertionError
+
+    def once(folder):
+        made = learner()
+        made = DvaeLearner(
+            replace(
+                made.table, targets=np.repeat(made.table.targets, targets, axis=1), target_names=("a", "b")[:targets]
+            ),
+            {"elements": ELEMENTS, "features": FEATURES, "hidden": [8, 8]},
+            [0, 1],
+            **{"learning_rate": 5e-3, "plateau_epochs": 50, "aux": 10.0},
+        )
+        train(made, plan(folder, epochs=2))
+        return made.network.flat
+
+    free = once(tmp_path / "free")
+    monkeypatch.setattr(DisentangledVAE, "_over_missing", fail)
+    assert torch.equal(once(tmp_path / "plain"), free)
+
+
+def test_each_label_of_a_partly_labelled_alloy_is_learned_from(tmp_path):
+    """Half of the labelled alloys have one of two labels, the others the other one; each target is told apart."""
+    fractions, features, targets = alloys(300)
+    both = np.concatenate([targets, (features[:, 1:] > 0).astype(float)], 1)
+    both[:100, 0], both[100:200, 1] = np.nan, np.nan
+    made = AlloyTable(
+        fractions, features, both,
+        labelled=np.tile(np.arange(200), (2, 1)), unlabelled=np.tile(np.arange(200, 250), (2, 1)),
+        validation=np.arange(250, 300), target_names=("a", "b"),
+    )  # fmt: skip
+    assert made.partly_labelled and not table().partly_labelled
+    trained = DvaeLearner(
+        made, {"elements": ELEMENTS, "features": FEATURES, "hidden": [8, 8]}, [0, 1],
+        learning_rate=1e-2, plateau_epochs=50, aux=10.0, init_std=None,
+    )  # fmt: skip
+    rows = train(trained, plan(tmp_path, n_rows=250, epochs=30, batch_size=50))
+    assert all(np.isfinite(value) for row in rows for value in row.values())
+    assert rows[-1]["train_accuracy"] > 0.9
+    network, (_, features, targets) = trained.finish(), alloys(200, seed=9)
+    found = network.probabilities(torch.tensor(features, dtype=torch.float32)).detach().numpy() > 0.5
+    truth = np.concatenate([targets, (features[:, 1:] > 0).astype(float)], 1) > 0.5
+    assert (found == truth).mean(axis=1).min() > 0.85
+
+
+@pytest.mark.parametrize(
+    ("row", "labels"),
+    [(0, (math.nan, math.nan)), (0, (2.0, 1.0)), (50, (math.nan, 1.0))],
+    ids=["no label", "no class", "validation"],
+)
+def test_rows_without_the_labels_that_they_need(row, labels):
+    whole = table()
+    targets = np.repeat(whole.targets, 2, axis=1)
+    targets[row] = labels
+    with pytest.raises(ValueError, match=r"labelled rows need .* of at least one target.* validation rows of every"):
+        replace(whole, targets=targets, target_names=("a", "b"))
 
 
 @pytest.mark.parametrize("bad", [{"targets": ()}, {"prior_target": (0.5, 0.5)}])

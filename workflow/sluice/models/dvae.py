@@ -24,6 +24,17 @@ from torch.nn import functional
 MOST_TARGETS = 4  # unlabelled rows sum over all 2^targets labels
 
 
+def _terms(total: torch.Tensor, bound: torch.Tensor, label: torch.Tensor, rows: int) -> dict[str, torch.Tensor]:
+    """What ``objective`` returns of (S,) totals over so many rows, (S, L) bounds and likelihoods of labelled ones."""
+    n_l = max(1, bound.shape[1])
+    # Per row, so that batches of other sizes step alike.
+    return {
+        "loss": -total / rows,
+        "elbo": bound.detach().sum(1) / n_l,
+        "label_log_likelihood": label.detach().sum(1) / n_l,
+    }
+
+
 def _sizes(inputs: int, hidden: Sequence[int], outputs: int) -> list[tuple[int, int]]:
     return list(pairwise((inputs, *hidden, outputs)))
 
@@ -199,6 +210,8 @@ class DisentangledVAE(nn.Module):
         labelled: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
         unlabelled: tuple[torch.Tensor, torch.Tensor],
         aux: float,
+        *,
+        partly: bool = False,
     ) -> dict[str, torch.Tensor]:
         """Negative objective of each member, (S,), as ``loss``, with its terms.
 
@@ -209,11 +222,16 @@ class DisentangledVAE(nn.Module):
             labelled: x (S, L, N), e (S, L, ·) as of ``encode_features``, y (S, L, T).
             unlabelled: x (S, U, N), e (S, U, ·).
             aux: weight of the label likelihood.
+            partly: whether labels of labelled rows may be missing (NaN): the bound is summed over those, too.
         """
         weights = self.weights()
         (x, e, y), (xu, eu) = labelled, unlabelled
         n_l, n_u, n_c = x.shape[1], xu.shape[1], len(self.labels)
         logits = self.label_logits(torch.cat([e, eu], dim=1), weights)
+        if partly:
+            known = torch.cat([y, y.new_full((*xu.shape[:2], y.shape[-1]), math.nan)], 1)
+            bound, label = self._over_missing(torch.cat([x, xu], 1), logits, known, weights)
+            return _terms(bound.sum(1) + aux * label.sum(1), bound[:, :n_l], label[:, :n_l], n_l + n_u)
         label = -functional.binary_cross_entropy_with_logits(logits[:, :n_l], y, reduction="none").sum(-1)
         choices = (
             self.labels[:, None, :].expand(n_c, n_u, -1).reshape(1, n_c * n_u, y.shape[-1]).expand(self.members, -1, -1)
@@ -224,12 +242,24 @@ class DisentangledVAE(nn.Module):
             logit = logits[:, n_l:].repeat(1, n_c, 1)
             log_q = -functional.binary_cross_entropy_with_logits(logit, choices, reduction="none").sum(-1)
             total = total + (log_q.exp() * (bound[:, n_l:] - log_q)).sum(1)
-        # Per row, so that batches of other sizes step alike.
-        return {
-            "loss": -total / (n_l + n_u),
-            "elbo": bound[:, :n_l].detach().sum(1) / max(1, n_l),
-            "label_log_likelihood": label.detach().sum(1) / max(1, n_l),
-        }
+        return _terms(total, bound[:, :n_l], label, n_l + n_u)
+
+    def _over_missing(
+        self, x: torch.Tensor, logits: torch.Tensor, y: torch.Tensor, weights: Mapping[str, Any]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(S, B) bound of rows whose labels y (S, B, T) may be missing, and log-likelihood of those that are known.
+
+        The bound is summed over all labels that agree with the known ones, as over those of unlabelled rows.
+        """
+        shape = (len(self.labels), *y.shape)  # (2^T, S, B, T)
+        choices, known = self.labels[:, None, None].expand(shape), ~y.isnan()
+        agrees = ((choices == y) | ~known).all(-1)  # (2^T, S, B)
+        log_of = -functional.binary_cross_entropy_with_logits(logits.expand(shape), choices, reduction="none")
+        log_q = log_of.masked_fill(known, 0.0).sum(-1)
+        labels = choices.transpose(0, 1).reshape(y.shape[0], -1, y.shape[-1])
+        bound = self.elbo(x.repeat(1, shape[0], 1), labels, weights).view(-1, shape[0], shape[2]).transpose(0, 1)
+        label = -functional.binary_cross_entropy_with_logits(logits, y.nan_to_num(), reduction="none")
+        return (agrees * log_q.exp() * (bound - log_q)).sum(0), label.masked_fill(~known, 0.0).sum(-1)
 
     def probabilities(self, e: torch.Tensor) -> torch.Tensor:
         """(S, B, T) probability of each target by each member; e (B, F) unscaled."""

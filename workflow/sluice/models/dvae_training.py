@@ -28,14 +28,15 @@ class AlloyTable:
     Attributes:
         fractions: (n, N) element fractions.
         features: (n, F) engineered features in their own units.
-        targets: (n, T) classes 0 or 1 of the target properties; those of unlabelled rows are never looked at.
-        labelled: for each member, its labelled rows; equally many for all.
+        targets: (n, T) classes 0 or 1 of the target properties; NaN where a labelled row lacks one, but not all. Those
+            of unlabelled rows are never looked at.
+        labelled: for each member, its rows with at least one label; equally many for all.
         unlabelled: for each member, its unlabelled rows.
         validation: rows to choose the best epoch by.
         target_names: T names of the target properties.
 
     Raises:
-        ValueError: if targets and names do not match, or a labelled or validation row lacks a class.
+        ValueError: if targets and names do not match, a labelled row has no class, or a validation row lacks one.
     """
 
     fractions: NDArray[np.float64]
@@ -53,16 +54,23 @@ class AlloyTable:
                 f"targets of shape {self.targets.shape}, but {shape[0]} alloys and targets named {', '.join(names)}:"
                 " give one column for each name, and each name once"
             )
-        known = np.concatenate([self.labelled.ravel(), self.validation])
-        if not np.isin(self.targets[known], (0.0, 1.0)).all():
+        known, missing = np.isin(self.targets, (0.0, 1.0)), np.isnan(self.targets)
+        rows = self.labelled.ravel()
+        if not ((known | missing)[rows].all() and known[rows].any(axis=1).all() and known[self.validation].all()):
             raise ValueError(
-                "labelled and validation rows need the class 0 or 1 of every target; others are unlabelled"
+                "labelled rows need the class 0 or 1 of at least one target, NaN for the others, and validation rows of"
+                " every target; rows without any are unlabelled"
             )
 
     @property
     def n_rows(self) -> int:
         """Rows that one member learns from."""
         return self.labelled.shape[1] + self.unlabelled.shape[1]
+
+    @property
+    def partly_labelled(self) -> bool:
+        """Whether labelled rows lack a label."""
+        return bool(np.isnan(self.targets[self.labelled]).any())
 
 
 class DvaeLearner:
@@ -105,7 +113,7 @@ class DvaeLearner:
         validation_steps: bool = False,
         evaluate_every: int = 10,
     ) -> None:
-        self.table, self.seeds = table, list(seeds)
+        self.table, self.seeds, self._partly = table, list(seeds), table.partly_labelled
         priors = {"prior_target": [0.5] * len(table.target_names)}
         self.hyperparameters = priors | dict(hyperparameters) | {"targets": list(table.target_names)}
         self.learning_rate, self.plateau_epochs, self.aux = learning_rate, plateau_epochs, aux
@@ -175,7 +183,10 @@ class DvaeLearner:
         self.network.train()
         self.network.flat.grad = None
         losses = self.network.objective(
-            (self.x[known], self.e[known], self.y[known]), (self.x[unknown], self.e[unknown]), self.aux
+            (self.x[known], self.e[known], self.y[known]),
+            (self.x[unknown], self.e[unknown]),
+            self.aux,
+            partly=self._partly,
         )
         self.fabric.backward(losses["loss"].sum())
         self.steps += 1
@@ -225,7 +236,8 @@ class DvaeLearner:
                 .mean((1, 2))
             )
             train = self.order[:, : self.table.labelled.shape[1]]
-            train_accuracy = ((self.network.label_logits(self.e[train]) > 0) == (self.y[train] > 0.5)).double().mean()
+            right = (self.network.label_logits(self.e[train]) > 0) == (self.y[train] > 0.5)
+            train_accuracy = right[~self.y[train].isnan()].double().mean()
         rank = torch.stack([accuracy, likelihood], 1).cpu()
         better = (rank[:, 0] > self.best_rank[:, 0]) | (
             (rank[:, 0] == self.best_rank[:, 0]) & (rank[:, 1] > self.best_rank[:, 1])
