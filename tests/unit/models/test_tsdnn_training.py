@@ -9,6 +9,7 @@ from crystals_for_models import decorated, labels
 from sluice.errors import SluiceError
 from sluice.models.cgcnn import CGCNN
 from sluice.models.cgcnn_training import roc_auc
+from sluice.models.checkpoints import CheckpointFolder
 from sluice.models.graphs import build_graphs
 from sluice.models.training import Plan, make_fabric, train
 from sluice.models.tsdnn import TSDNN
@@ -82,6 +83,27 @@ def test_resumed_is_equal_to_the_bit(data, tmp_path):
         train(first, plan(tmp_path / "parts"))
     torch.randn(5)
     train(second, plan(tmp_path / "parts"))
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(value, second.network.state_dict()[name]), name
+    assert (tmp_path / "whole" / "metrics.csv").read_bytes() == (tmp_path / "parts" / "metrics.csv").read_bytes()
+
+
+def test_a_checkpoint_that_does_not_say_where_the_draws_stood_starts_it_anew(data, tmp_path, capsys):
+    whole, first, second = learner(data), learner(data), learner(data)
+    first.__class__ = Interrupted
+    train(whole, plan(tmp_path / "whole"))
+    with pytest.raises(SystemExit):
+        train(first, plan(tmp_path / "parts"))
+    folder = CheckpointFolder(tmp_path / "parts" / "checkpoints", plan(tmp_path).digest)
+    state = folder.load()
+    del state["learner"]["draws"]  # as earlier versions wrote it
+    folder.save(state["position"][2], state)
+    capsys.readouterr()
+    train(second, plan(tmp_path / "parts"))
+    said = capsys.readouterr().out
+    assert "test: the checkpoint of an earlier version does not say which crystals are to be drawn" in said
+    assert "the training starts anew" in said and "resumed" not in said
+    assert "draws" in folder.load()["learner"]
     for name, value in whole.network.state_dict().items():
         assert torch.equal(value, second.network.state_dict()[name]), name
     assert (tmp_path / "whole" / "metrics.csv").read_bytes() == (tmp_path / "parts" / "metrics.csv").read_bytes()

@@ -71,7 +71,15 @@ class Learner(Protocol):
         """Everything that the next step depends on: tensors and plain values."""
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """The other way round."""
+        """The other way round.
+
+        Raises:
+            OlderState: before anything is taken from it, if it is an earlier version's and lacks something.
+        """
+
+
+class OlderState(Exception):
+    """A checkpoint of an earlier version, from which no training can go on to the same end; says what it lacks."""
 
 
 class BestEpoch:
@@ -275,10 +283,16 @@ def _train_here(fabric: Fabric, learner: Learner, plan: Plan) -> list[Row]:
     position, sums, rows = _Position(), {}, []
     saved = folder.load()
     if saved is not None:
+        try:
+            learner.load_state(saved["learner"])
+        except OlderState as reason:
+            saved = None
+            if is_first(fabric):
+                print(f"{plan.description}: {reason}; the training starts anew")
+    if saved is not None:
         position = _Position(*saved["position"])
         sums = {name: value.to(fabric.device) for name, value in saved["sums"].items()}
         rows = saved["rows"]
-        learner.load_state(saved["learner"])
         set_random_state(saved["random"])
         if is_first(fabric):
             print(f"{plan.description}: resumed after step {position.step} of {plan.steps}")

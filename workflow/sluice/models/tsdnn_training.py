@@ -21,7 +21,7 @@ from sluice.errors import SluiceError
 from sluice.models.cgcnn_training import GRADIENT_NORM, one_cycle, roc_auc
 from sluice.models.distributed import balanced, mean_over_processes, own_share
 from sluice.models.graphs import Graphs
-from sluice.models.training import BestEpoch
+from sluice.models.training import BestEpoch, OlderState
 from sluice.models.tsdnn import TSDNN, Answer
 
 AVERAGE_DECAY = 0.99  # of the moving average that the student's gain is measured against
@@ -206,8 +206,13 @@ class TsdnnLearner(BestEpoch):
         return {**super().state(), "average": self.average, "draws": self.draws.get_state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """The other way round."""
+        """The other way round.
+
+        Raises:
+            OlderState: if the checkpoint does not say where the draws of unlabelled crystals stood.
+        """
+        if "draws" not in state:
+            raise OlderState("the checkpoint of an earlier version does not say which crystals are to be drawn next")
         super().load_state(state)
         self.average = state["average"]
-        if "draws" in state:  # checkpoints of earlier versions have none: such a training draws from the start again
-            self.draws.set_state(state["draws"])
+        self.draws.set_state(state["draws"])
