@@ -199,6 +199,34 @@ def test_cubicgan_stays_one_network_and_draws_different_noise(tmp_path):
     assert not np.array_equal(np.load(tmp_path / "0_0.npy"), np.load(tmp_path / "0_1.npy"))
 
 
+class Calm(GanLearner):
+    """Without chance but for the place of the gradient penalty, which weighs nothing here.
+
+    The critic keeps its first weights: its last bias has no gradient but rounding, which Adam blows up to whole steps.
+    """
+
+    def set_up(self, fabric):
+        super().set_up(fabric)
+        self.critic_optimizer.param_groups[0]["lr"] = 0.0
+
+    def _noise(self, n):
+        return torch.zeros(n, self.settings.noise_size, device=self.fabric.device)
+
+
+def test_cubicgan_tells_of_two_what_it_tells_of_one(tmp_path):
+    """Batches of 50 and 21 rows: shares of 11 and 10 in the last one, and a generator step in every second."""
+    sites = decompose(decorated((8, 9, 11, 12, 17))[0], SPACE_GROUPS, 3)
+    settings = GeneratorSettings(critic_steps=2, gradient_penalty=0.0, coordinate_noise=0.0)
+    found = {}
+    for devices in ("1", "2"):
+        made = Calm(sites, settings, training=np.arange(71), validation=np.arange(0))
+        found[devices] = train(made, plan(tmp_path / devices, 71, epochs=2, batch_size=50, devices=devices))
+        found[devices].append({name: value.item() for name, value in made.last.items()})
+    for mine, theirs in zip(found["2"], found["1"], strict=True):
+        for name in set(theirs) - {"gradient_penalty"}:
+            assert mine[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-7), name
+
+
 def test_what_trains_as_one_stack_is_refused(tmp_path):
     with pytest.raises(SluiceError, match=r"train\.devices is 2, but the disentangled VAE.* set train\.devices to 1"):
         train(dvae_learner(), plan(tmp_path, 45, devices="2"))

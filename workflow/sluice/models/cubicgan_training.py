@@ -16,7 +16,7 @@ from torch.nn.functional import mse_loss
 from sluice.config_generator import GeneratorSettings
 from sluice.models.cubicgan import SPACE_GROUPS, CubicGAN, channels, round_points, scale_points
 from sluice.models.cubicgan_descriptors import fit_descriptors
-from sluice.models.distributed import balanced
+from sluice.models.distributed import balanced, mean_over_processes
 from sluice.models.element_features import continuous_table
 from sluice.models.orbits import Decomposition, canonical_points, grid_index, grid_points, space_group
 
@@ -127,13 +127,16 @@ class GanLearner:
     def step(self, index: NDArray[np.int64], progress: float) -> dict[str, Tensor]:
         """A critic step; after every ``critic_steps`` of them a generator step."""
         rows = torch.from_numpy(self.training[index]).to(self.fabric.device)
-        losses = self._critic_step(rows)
+        # What a mean over this process's rows is multiplied with, so that the processes' mean is the batch's.
+        part = balanced(self.fabric, torch.ones((), device=self.fabric.device), len(rows))
+        losses = self._critic_step(rows, part)
         self.steps_done += 1
         if self.steps_done % self.settings.critic_steps == 0 or not self.last:
-            self.last = self._generator_step(rows)
+            # Of the whole batch: the first process alone writes it to the checkpoints, and all go on with it.
+            self.last = mean_over_processes(self.fabric, self._generator_step(rows, part))
         return {**losses, **self.last}
 
-    def _critic_step(self, rows: Tensor) -> dict[str, Tensor]:
+    def _critic_step(self, rows: Tensor, part: Tensor) -> dict[str, Tensor]:
         real = self._real(rows)
         with torch.no_grad():
             fake = self._fake(rows)
@@ -148,11 +151,12 @@ class GanLearner:
         penalty = ((slope.flatten(1).norm(dim=1) - 1) ** 2).mean()
         loss = -gap + self.settings.gradient_penalty * penalty
         self._critic_optimizer.zero_grad()
-        self.fabric.backward(balanced(self.fabric, loss, len(rows)))
+        self.fabric.backward(part * loss)
         self._critic_optimizer.step()
-        return {"critic_loss": loss.detach(), "critic_gap": gap.detach(), "gradient_penalty": penalty.detach()}
+        found = {"critic_loss": loss, "critic_gap": gap, "gradient_penalty": penalty}
+        return {name: part * value.detach() for name, value in found.items()}
 
-    def _generator_step(self, rows: Tensor) -> dict[str, Tensor]:
+    def _generator_step(self, rows: Tensor, part: Tensor) -> dict[str, Tensor]:
         loss = -self._critic(self._fake(rows)).float().mean()
         # ASSUME: the lattice head also learns from real sites directly; the published head sees the critic only.
         lengths = self._generator.lattice_constant(
@@ -160,11 +164,11 @@ class GanLearner:
         )
         lattice = mse_loss(lengths.float(), self._lengths[rows])
         self._generator_optimizer.zero_grad()
-        self.fabric.backward(balanced(self.fabric, loss + self.settings.lattice_weight * lattice, len(rows)))
+        self.fabric.backward(part * (loss + self.settings.lattice_weight * lattice))
         self._generator_optimizer.step()
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.generator.parameters()), 1 - AVERAGE_DECAY)
-        return {"generator_loss": loss.detach(), "lattice_loss": lattice.detach()}
+        return {"generator_loss": part * loss.detach(), "lattice_loss": part * lattice.detach()}
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
         """On the validation crystals' space groups and elements: what the generator makes of them.
