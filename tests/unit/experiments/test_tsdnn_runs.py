@@ -146,6 +146,14 @@ def test_synthesizability_holds_both_against_each_other_at_one_precision(world, 
     assert 0 <= rows["TPR on its held-out positives, PU baseline"].sluice_mean <= 1
     assert 0 <= rows["TPR on its held-out positives, TSDNN"].sluice_mean <= 1
     _, graphs, _ = read_graphs(tmp_path / "prepared" / "graphs.h5")
+    for name, model in (("test", "TSDNN"), ("bags", "PU baseline")):
+        with np.load(runs[name][0] / SCORES) as kept:
+            tested = kept["label"]
+        assert 0 < (tested == 1).sum() < len(tested)
+        assert rows[f"precision on the test table, {model}"].n_test == len(tested)
+        assert rows[f"TPR on test positives, {model}"].n_test == (tested == 1).sum()
+        row = rows[f"precision on the test table, {model}"]
+        assert row.n_train == read_metrics(runs[name][0])["n_train"][0]
     ones = np.array([len(np.unique(graphs.numbers[a:b])) for a, b in pairwise(graphs.node_offsets)])
     assert elements(graphs, np.arange(len(graphs))).tolist() == ones.tolist()
     with np.load(runs["time"][0] / SCORES) as kept:

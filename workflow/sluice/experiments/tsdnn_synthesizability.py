@@ -117,7 +117,16 @@ class TsdnnSynthesizability(Experiment):
         columns: dict[str, Any] = {n: _of(runs["test"], key) for n, key in COUNTS.items()} | {"unit": "share"}
         rows.append(_at_equal_precision(runs, columns))
         note = "negatives of the table were mined by a first PU pass: optimistic"
-        rows.append(summarize("precision on the test table, TSDNN", runs["test"], "precision", note=note, **columns))
+        whole = len(read_scores(runs["test"][0])[1])  # positives and negatives; both models see the same table
+        rows.append(
+            summarize(
+                "precision on the test table, TSDNN",
+                runs["test"],
+                "precision",
+                note=note,
+                **columns | {"n_test": whole},
+            )
+        )
         rows.append(
             summarize("share of unlabelled called positive, TSDNN", runs["test"], "unlabelled_positive", unit="share")
         )
@@ -131,17 +140,14 @@ class TsdnnSynthesizability(Experiment):
         rows.append(
             summarize("TPR on its held-out positives, TSDNN", runs["test"], "held_out_tpr", unit="share", note=note)
         )
-        for metric, words, published in (
-            ("tpr", "TPR on test positives, PU baseline", PAPER_PU_TPR),
-            ("held_out_tpr", "TPR on its held-out positives, PU baseline", None),
-            ("precision", "precision on the test table, PU baseline", None),
-            ("unlabelled_positive", "share of unlabelled called positive, PU baseline", None),
+        columns["n_train"] = _of(runs["bags"], "n_train")
+        for metric, words, published, n_test in (
+            ("tpr", "TPR on test positives, PU baseline", PAPER_PU_TPR, columns["n_test"]),
+            ("held_out_tpr", "TPR on its held-out positives, PU baseline", None, None),
+            ("precision", "precision on the test table, PU baseline", None, whole),
+            ("unlabelled_positive", "share of unlabelled called positive, PU baseline", None, None),
         ):
-            rows.append(
-                summarize(
-                    words, runs["bags"], metric, paper=published, unit="share", n_train=_of(runs["bags"], "n_train")
-                )
-            )
+            rows.append(summarize(words, runs["bags"], metric, paper=published, **columns | {"n_test": n_test}))
         ratio = _of(runs["bags"], "parameters") / _of(runs["test"], "parameters")
         rows.append(
             Row(
