@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from sluice.chemistry.compositions import Compositions
 from sluice.errors import BadDataError
@@ -22,6 +23,7 @@ from sluice.experiments.composition_gan_runs import FORMULAS_FILE
 from sluice.experiments.experiment import Job
 from sluice.experiments.folders import write_metrics
 from sluice.experiments.plan import load_experiment_config
+from sluice.models.modelfile import load_model
 
 METALS, ANIONS = ("Li", "Na", "K", "Mg", "Ca", "Sr", "Fe", "Cu"), ("O", "S", "Se", "F", "Cl")
 FORMULAS = [f"{m}{a}{x}{b}" for m, x in itertools.product(METALS, ANIONS) for a, b in ((1, 1), (2, 1), (1, 2), (2, 3))]
@@ -165,6 +167,15 @@ def test_splits_are_disjoint_and_differ():
     assert not np.array_equal(test[0], test[1])
 
 
+def sizes_of_layers(generator):
+    """Rows and columns of the first layer's input and of every layer's output."""
+    found = [tuple(generator.start[1:])]
+    for layer in generator.layers:
+        layer.register_forward_hook(lambda _, __, output: found.append(tuple(output.shape[2:])))
+    generator(torch.zeros(1, generator.noise_size))
+    return found
+
+
 def test_wgan_end_to_end(tmp_path, folders):
     config = wgan.WganConfig.model_validate({
         "experiment": "wgan", "title": "t", "paper": "p", "repeats": 2, "device": "cpu", "data_folders": folders,
@@ -185,6 +196,10 @@ def test_wgan_end_to_end(tmp_path, folders):
     assert 0 < names["charge-neutral, training"].sluice_mean < 1
     assert found.model.is_file()
     assert "Critic loss on held-out compositions" in found.figures
+    layers = next(text for text in found.analysis if "5 × 4 to 11 × 8" in text)
+    start, *rest = sizes_of_layers(load_model(found.files["generator.ckpt"]).network.generator)
+    assert f"from {start[0]} × {start[1]} to {rest[0][0]} × {rest[0][1]} with" in layers
+    assert "the printed {}, {} and {} rows".format(*(rows for rows, _ in rest[1:])) in layers
 
 
 PAPER = {"novelty": 0.9253, "valid": 0.845}

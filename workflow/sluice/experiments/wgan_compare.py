@@ -178,6 +178,10 @@ def _analysis(config: WganConfig, rows: Sequence[Row]) -> list[str]:
         "A sum of fixed vectors of the elements is a linear map of the elements' shares: the head on the learned "
         "encoding can represent nothing that the head on one-hot vectors cannot, so that the two differ by how easily "
         "they are learned only.",
+        "The paper prints a generator that goes from 5 × 4 to 11 × 8 with a (5, 5) deconvolution of stride (2, 2), "
+        "which does not come out with `same` padding (10 rows). Here that layer crops two of its 13 rows, one at each "
+        "end, instead of three; the layers behind it then give the printed 22, 43 and 85 rows. MatGAN, whose code "
+        "these layers come from, starts from 6 × 4.",
     ]
     if by_name["generated decodable"] < FEW_DECODED:
         text.append(
