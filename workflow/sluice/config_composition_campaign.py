@@ -57,9 +57,12 @@ class CompositionGeneratorSettings(CompositionGanSettings):
         "penalty", description="What keeps the critic's slope in bounds: clipped weights, or a gradient penalty."
     )
     optimizer: Literal["rmsprop", "adam"] = Field("adam", description="RMSProp, or Adam with β = (0.5, 0.9).")
-    generator_rate: Positive = Field(2e-4, description="The generator's learning rate.")
-    critic_rate: Positive = Field(5e-4, description="The critic's learning rate.")
-    critic_steps: Count = Field(3, description="Steps of the critic for one of the generator.")
+    generator_rate: Positive = Field(1e-3, description="The generator's learning rate.")
+    critic_rate: Positive = Field(1e-3, description="The critic's learning rate.")
+    critic_steps: Count = Field(2, description="Steps of the critic for one of the generator.")
+    average: float = Field(
+        0.99, ge=0.0, lt=1.0, description="Decay of a running average of the generator that is drawn from; 0: none."
+    )
     batch_size: Count = Field(64, description="Compositions in a step.")
     steps: Count = Field(6000, description="Steps of the critic in all; rounded up to whole passes.")
     keep: Literal["best", "last"] = Field(
