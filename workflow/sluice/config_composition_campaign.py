@@ -47,7 +47,7 @@ class CompositionGeneratorSettings(CompositionGanSettings):
     model: Literal["wgan", "matgan"] = Field(
         "matgan",
         description="MatGAN (Dan et al., npj Comput. Mater. 2020), or WGAN (Hu et al., Symmetry 2020), whose vectors of"
-        " the elements the scorer can take, but which draws fewer different valid formulas.",
+        " the elements the scorer can take.",
     )
     width: Fraction = Field(0.25, gt=0.0, description="Share of the published channels of (de)convolutions.")
     noise_size: Count = Field(64, description="Length of the generator's noise.")

@@ -119,8 +119,8 @@ class GenerateSettings(Section):
         1.0,
         gt=0.0,
         le=1.0,
-        description="Share of the draws that goes on, the critic's favourites of every 4000 or so; a CubicGAN must have"
-        " been trained with random_elements above 0.",
+        description="Share of the draws that goes on, the critic's favourites of every 4000 or so (all that are a"
+        " candidate, where those are fewer); a CubicGAN must have been trained with random_elements above 0.",
     )
 
     _elements = field_validator("allowed_elements", "excluded_elements")(check_elements)

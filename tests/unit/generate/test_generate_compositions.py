@@ -91,6 +91,15 @@ def test_the_critics_favourites_go_on(generator, tmp_path):
     assert ("not among the critic's favourites", "") in favourites[1].values()
 
 
+def test_the_critic_chooses_among_what_may_be_drawn(generator, tmp_path):
+    everything = draw(generator, tmp_path / "a.h5", excluded_elements=("Cl",))
+    favourites = draw(generator, tmp_path / "b.h5", excluded_elements=("Cl",), critic_share=0.1)
+    assert 7 + 7 + 3 >= len(favourites[0]) >= 7, "of the first 64 draws alone seven go on"
+    assert set(favourites[0]) < set(everything[0])
+    strangers = [[reason for reason, _ in found[1].values()].count(NOT_ALLOWED) for found in (everything, favourites)]
+    assert strangers[0] == strangers[1] > 0
+
+
 def test_an_empty_batch_is_legal(generator, tmp_path):
     assert draw(generator, tmp_path / "a.h5", candidates=1, batch=1) == ([], {})
 

@@ -210,6 +210,14 @@ def test_a_damaged_model_file_is_refused(tmp_path):
         load_model(tmp_path / "m.ckpt")
 
 
+@pytest.mark.parametrize(("model", "encoding"), [("roost", "onehot"), ("elemnet", "magpie")])
+def test_files_that_name_an_encoding_which_their_model_never_saw(model, encoding):
+    plain = small(model).model_dump(mode="json")
+    of_before, now = CompositionModel(settings=plain | {"encoding": encoding}), CompositionModel(settings=plain)
+    of_before.load_state_dict(now.state_dict())
+    assert of_before.settings.encoding == "fractions"
+
+
 def test_depth():
     assert elemnet_widths(DEPTH) == WIDTHS and len(WIDTHS) == 16
     for depth in (2, 3, 8, 24, 49):

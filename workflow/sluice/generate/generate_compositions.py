@@ -13,7 +13,7 @@ from sluice.chemistry.composition_store import reduced, written_formulas
 from sluice.config import Chemistry, GenerateSettings
 from sluice.errors import SluiceError
 from sluice.generate.generate_candidates import allowed_elements, batch_size
-from sluice.models.composition_sampling import REASONS, CompositionSampler, Decoding, Draw
+from sluice.models.composition_sampling import REASONS, CompositionSampler, Decoding, Draw, strangers
 from sluice.models.modelfile import load_model
 from sluice.models.wgan import CompositionGan
 from sluice.step import report_progress, run_step
@@ -58,12 +58,16 @@ def generate_compositions(
     if not isinstance(generator.network, CompositionGan):
         raise SluiceError(f"{model}: a {generator.kind} model draws no compositions; give a wgan or a matgan")
     total = batch_size(settings, batch)
+    allowed = allowed_elements(settings, chemistry)
     sampler = CompositionSampler(
-        generator.network, decoding=cast(Decoding, decoding), critic_share=settings.critic_share, device=device
+        generator.network,
+        decoding=cast(Decoding, decoding),
+        critic_share=settings.critic_share,
+        allowed=allowed,
+        device=device,
     )
     words = json.dumps([seed, round, batch, "compositions"]).encode()
     own_seed = int.from_bytes(hashlib.sha256(words).digest()[:8], "little")
-    allowed = allowed_elements(settings, chemistry)
     with StoreWriter(
         candidates,
         "composition_candidates",
@@ -89,9 +93,9 @@ def _write(writer: StoreWriter, draw: Draw, allowed: np.ndarray, *, prefix: str)
     none = draw.reason > 0
     writer.drop(ids[none], [REASONS[k - 1] for k in draw.reason[none].tolist()])
     found, names = draw.compositions, ids[~none]
-    strangers = np.bincount(found.rows, ~np.isin(found.numbers, allowed), minlength=len(found)) > 0
-    writer.drop(names[strangers], NOT_ALLOWED)
-    writer.append(names[~strangers], {"formula": written_formulas(reduced(found[~strangers]))})
+    outside = strangers(found, allowed)
+    writer.drop(names[outside], NOT_ALLOWED)
+    writer.append(names[~outside], {"formula": written_formulas(reduced(found[~outside]))})
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ class CompositionModel(nn.Module):
 
     def __init__(self, *, settings: Mapping[str, Any], encoding: Mapping[str, Any] | None = None) -> None:
         super().__init__()
-        self.settings = CompositionModelSettings.model_validate(dict(settings))
+        self.settings = CompositionModelSettings.model_validate(_without_unseen_encoding(settings))
         self.encoding = _encoding(self.settings, encoding)
         self.outputs = 2 if self.settings.uncertainty else 1
         width = int(np.prod(self.encoding.shape)) if self.encoding is not None else 1
@@ -178,6 +178,13 @@ class Inputs:
             return torch.from_numpy(self._values[rows]).to(device)
         values = self.encoding.encode(self.compositions[rows])
         return torch.from_numpy(values.reshape(len(rows), self.width)).to(device)
+
+
+def _without_unseen_encoding(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a model file; those of earlier versions may name an encoding that their model never looked at."""
+    model, encoding = settings.get("model"), settings.get("encoding")
+    unseen = model == "roost" or (model == "elemnet" and encoding in ("onehot", "magpie"))
+    return {**settings, "encoding": "fractions"} if unseen else dict(settings)
 
 
 def _encoding(settings: CompositionModelSettings, plain: Mapping[str, Any] | None) -> Encoding | None:

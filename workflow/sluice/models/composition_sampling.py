@@ -97,8 +97,10 @@ class CompositionSampler:
         network: WGAN or MatGAN; put into evaluation mode on the device.
         threshold: from which an entry of the matrix is a one.
         decoding: ``threshold``, or ``sampled`` with the entries as probabilities (``sampled_matrices``).
-        critic_share: share of every batch of draws that goes on, the critic's favourites among its compositions
-            (rejection by the discriminator: Azadi et al., ICLR 2019); 1: all compositions.
+        critic_share: as many compositions of every batch go on as this share of its draws, the critic's favourites
+            (rejection by the discriminator: Azadi et al., ICLR 2019); all of them where fewer draws are one.
+        allowed: atomic numbers; the critic chooses among compositions of these elements only, the others go on
+            unjudged; None: all.
         device: ``auto``, ``cpu`` or ``cuda``.
     """
 
@@ -109,15 +111,19 @@ class CompositionSampler:
         threshold: float = THRESHOLD,
         decoding: Decoding = "threshold",
         critic_share: float = 1.0,
+        allowed: NDArray[np.int64] | None = None,
         device: str = "auto",
     ) -> None:
         self.device = pick_device(device)
         self.network = network.to(self.device).eval()
         self.numbers, self.threshold, self.decoding = network.encoding.numbers, threshold, decoding
-        self.critic_share = critic_share
+        self.critic_share, self.allowed = critic_share, self.numbers if allowed is None else allowed
 
     def draw(self, n: int, seed: int, first: int = 0) -> Iterator[Draw]:
-        """Batches of ``n`` draws in all; batch k depends on ``seed`` and ``first`` + k only."""
+        """Batches of ``n`` draws in all; a whole batch k depends on ``seed`` and ``first`` + k only.
+
+        A short last one holds the first draws of the whole one; its favourites are the best of those.
+        """
         for batch, start in enumerate(range(0, n, BATCH)):
             size = min(BATCH, n - start)
             random = np.random.default_rng([seed, first + batch, 23])
@@ -131,15 +137,22 @@ class CompositionSampler:
 
     def _favourites(self, found: Draw) -> Draw:
         """The critic's favourites; it judges the compositions in the smallest integers, as it learned them."""
-        good = np.flatnonzero(found.reason == 0)
-        matrices = torch.from_numpy(self.network.encoding.encode(found.compositions).astype(np.float32))
+        judged = np.flatnonzero(~strangers(found.compositions, self.allowed))
+        matrices = torch.from_numpy(self.network.encoding.encode(found.compositions[judged]).astype(np.float32))
         with torch.inference_mode():
             scores = [self.network.critic(part.to(self.device)).float().cpu() for part in matrices.split(JUDGED)]
         order = torch.cat(scores).argsort(descending=True, stable=True).numpy()
-        going_on = np.sort(order[: math.ceil(self.critic_share * len(found.reason))])
+        going_on = np.ones(len(found.compositions), dtype=bool)
+        going_on[judged[order[math.ceil(self.critic_share * len(found.reason)) :]]] = False
         reason = found.reason.copy()
-        reason[np.delete(good, going_on)] = REASONS.index(UNLIKELY) + 1
-        return Draw(found.compositions[going_on], reason)
+        reason[np.flatnonzero(found.reason == 0)[~going_on]] = REASONS.index(UNLIKELY) + 1
+        return Draw(found.compositions[np.flatnonzero(going_on)], reason)
+
+
+def strangers(compositions: Compositions, allowed: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(n,) whether a composition has an element that is not among these atomic numbers."""
+    outside = ~np.isin(compositions.numbers, allowed)
+    return np.bincount(compositions.rows, outside, minlength=len(compositions)) > 0
 
 
 @dataclass(frozen=True)

@@ -152,8 +152,8 @@ def _leave_out(
     (cause, often), *_ = Counter(problems[row] for row in table.rows("train") if problems[row]).most_common(1)
     raise SluiceError(
         f"{said}; what {settings.model} (encoding {settings.encoding}) sees cannot hold the others: {cause} ({often}"
-        " formulas); set compositions.scorer.model: roost, which takes every element, or another"
-        " compositions.scorer.encoding, or take those elements out of the data"
+        " formulas); set compositions.scorer.model: roost, which takes every element, and leave"
+        " compositions.scorer.encoding out, or take those formulas out of the data"
     )
 
 
