@@ -83,11 +83,11 @@ def test_another_cap_decides_what_is_cut(tmp_path, monkeypatch):
     monkeypatch.setenv("SLUICE_DATA", str(tmp_path))
     planned = []
     monkeypatch.setattr("sluice.driver.experiment._drive", lambda config, *_: planned.append(config) or 1)
-    for cap in (None, 1.0):
+    for cap in (None, 0.3):
         run_experiment("dvae", "default", cap=cap, cores=1, profile=None, console=Console(), base=tmp_path / "results")
     own, asked = planned
-    assert asked.cpu_hours == 1.0 > own.cpu_hours
-    assert asked.settings.paper.epochs > own.settings.paper.epochs
+    assert asked.cpu_hours == 0.3 < own.cpu_hours
+    assert asked.settings.paper.epochs < own.settings.paper.epochs
     with pytest.raises(ConfigError, match="estimated with all cuts made"):
         run_experiment("dvae", "default", cap=0.01, cores=1, profile=None, console=Console(), base=tmp_path)
 

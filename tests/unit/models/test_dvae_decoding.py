@@ -156,7 +156,7 @@ def test_other_models_decode_nothing(tmp_path):
     [
         ({"target_names": ("soft",)}, "targets of shape"),
         ({"target_names": ("soft", "soft")}, "each name once"),
-        ({"targets": np.full((300, 2), np.nan)}, "class 0 or 1 of every target"),
+        ({"targets": np.full((300, 2), np.nan)}, "class 0 or 1 of at least one target"),
     ],
 )
 def test_targets_need_names_and_classes(changes, message):
