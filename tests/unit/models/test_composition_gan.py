@@ -27,12 +27,12 @@ from sluice.models.composition_sampling import (
     ONE_ELEMENT,
     TOO_MANY,
     TWO_COUNTS,
-    UNLIKELY,
     CompositionSampler,
     decode_matrices,
     sampled_matrices,
     take_census,
 )
+from sluice.models.favourites import UNLIKELY
 from sluice.models.matgan import Matgan
 from sluice.models.training import Plan, train
 from sluice.models.wgan import Wgan

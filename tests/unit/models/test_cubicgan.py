@@ -14,8 +14,9 @@ from sluice.config_generator import PAPER_SIZES, GanSizes
 from sluice.errors import SluiceError
 from sluice.models.cubicgan import SPACE_GROUPS, CubicGAN, PairConv, PairExpand
 from sluice.models.cubicgan_descriptors import DESCRIPTORS, descriptor_table, fit_descriptors
-from sluice.models.cubicgan_sampling import UNLIKELY, Sampler
+from sluice.models.cubicgan_sampling import Sampler
 from sluice.models.cubicgan_training import GanLearner, sort_sites
+from sluice.models.favourites import UNLIKELY
 from sluice.models.modelfile import load_model, save_model
 from sluice.models.orbits import build_crystals, canonical_points, decompose, grid_index, space_group
 from sluice.models.training import Plan, train

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,8 +15,8 @@ from numpy.typing import NDArray
 from sluice.chemistry.charge_neutrality import charge_rule
 from sluice.chemistry.composition_keys import composition_keys, is_in
 from sluice.chemistry.compositions import Compositions
-from sluice.models.cubicgan_sampling import UNLIKELY
 from sluice.models.devices import pick_device
+from sluice.models.favourites import UNLIKELY, all_but_favourites
 from sluice.models.wgan import CompositionGan
 from sluice.step import report_progress
 
@@ -97,8 +96,8 @@ class CompositionSampler:
         network: WGAN or MatGAN; put into evaluation mode on the device.
         threshold: from which an entry of the matrix is a one.
         decoding: ``threshold``, or ``sampled`` with the entries as probabilities (``sampled_matrices``).
-        critic_share: as many compositions of every batch go on as this share of its draws, the critic's favourites
-            (rejection by the discriminator: Azadi et al., ICLR 2019); all of them where fewer draws are one.
+        critic_share: as many compositions of every batch go on as this share of its draws, the critic's favourites;
+            all of them where fewer draws are one.
         allowed: atomic numbers; the critic chooses among compositions of these elements only, the others go on
             unjudged; None: all.
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -141,9 +140,8 @@ class CompositionSampler:
         matrices = torch.from_numpy(self.network.encoding.encode(found.compositions[judged]).astype(np.float32))
         with torch.inference_mode():
             scores = [self.network.critic(part.to(self.device)).float().cpu() for part in matrices.split(JUDGED)]
-        order = torch.cat(scores).argsort(descending=True, stable=True).numpy()
         going_on = np.ones(len(found.compositions), dtype=bool)
-        going_on[judged[order[math.ceil(self.critic_share * len(found.reason)) :]]] = False
+        going_on[judged[all_but_favourites(torch.cat(scores).numpy(), self.critic_share, len(found.reason))]] = False
         reason = found.reason.copy()
         reason[np.flatnonzero(found.reason == 0)[~going_on]] = REASONS.index(UNLIKELY) + 1
         return Draw(found.compositions[np.flatnonzero(going_on)], reason)

@@ -14,13 +14,13 @@ from sluice.errors import SluiceError
 from sluice.models.cubicgan import SPACE_GROUPS, CubicGAN, round_points, scale_points
 from sluice.models.cubicgan_training import distinct, orbits_of, sort_sites
 from sluice.models.devices import pick_device
+from sluice.models.favourites import UNLIKELY, all_but_favourites
 from sluice.models.modelfile import Model
 from sluice.models.orbits import build_crystals, grid_index, grid_points
 
 NO_NUMBER = "generator gave no number"
 COINCIDE = "two sites coincide"
 NOT_POSITIVE = "lattice constant not positive"
-UNLIKELY = "not among the critic's favourites"
 
 
 @dataclass(frozen=True)
@@ -144,6 +144,4 @@ class Sampler:
     def _keep_favourites(self, reasons: NDArray[np.object_], critic: NDArray[np.float64]) -> None:
         """Reject all but the share of possible crystals that the critic likes best."""
         possible = np.flatnonzero(reasons == "")
-        keep = min(len(possible), int(np.ceil(self.critic_share * len(reasons))))
-        order = possible[np.argsort(-critic[possible], kind="stable")]
-        reasons[order[keep:]] = UNLIKELY
+        reasons[possible[all_but_favourites(critic[possible], self.critic_share, len(reasons))]] = UNLIKELY
