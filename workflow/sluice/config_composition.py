@@ -32,6 +32,12 @@ class CompositionDataSettings(Section):
         return self
 
 
+def seen_encodings(model: str) -> tuple[str, ...]:
+    """The values of ``encoding`` that a model of compositions goes by; for Roost the default, which it ignores."""
+    limited = {"roost": ("fractions",), "elemnet": ("fractions", "embedding")}
+    return limited.get(model, ("fractions", "onehot", "magpie", "embedding"))
+
+
 class CompositionModelSettings(Section):
     """A model of compositions."""
 
@@ -73,19 +79,18 @@ class CompositionModelSettings(Section):
     @classmethod
     def _seen(cls, encoding: str, info: ValidationInfo) -> str:
         """Refuse what the model would never look at; here, since a field's problem comes with its line."""
-        model = info.data.get("model")
-        if model == "roost" and encoding != "fractions":
-            also = " or model: elemnet" if encoding == "embedding" else ""
-            raise ValueError(
-                f"model is `roost`, which learns vectors of the elements itself and takes no encoding (allowed:"
-                f" fractions); set model: head{also}, or leave encoding out"
-            )
-        if model == "elemnet" and encoding not in ("fractions", "embedding"):
-            raise ValueError(
-                "model is `elemnet`, which sees element fractions or learned vectors (allowed: fractions, embedding);"
-                " set model: head, or leave encoding out"
-            )
-        return encoding
+        model = info.data.get("model", "")
+        if encoding in seen_encodings(model):
+            return encoding
+        why = {
+            "roost": "learns vectors of the elements itself and takes no encoding",
+            "elemnet": "sees element fractions or learned vectors",
+        }[model]
+        also = " or model: elemnet" if encoding in seen_encodings("elemnet") else ""
+        raise ValueError(
+            f"model is `{model}`, which {why} (allowed: {', '.join(seen_encodings(model))}); set model: head{also}, or"
+            " leave encoding out"
+        )
 
     @model_validator(mode="after")
     def _check(self) -> CompositionModelSettings:

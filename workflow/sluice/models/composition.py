@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sluice.chemistry.compositions import MAX_Z, Compositions, symbols
 from sluice.chemistry.encodings import ElementFractions, Encoding, EncodingError, make_encoding
-from sluice.config_composition import CompositionModelSettings
+from sluice.config_composition import CompositionModelSettings, seen_encodings
 from sluice.models.elemnet import elemnet
 from sluice.models.heads import Head
 from sluice.models.roost import Roost, element_graphs
@@ -182,9 +182,10 @@ class Inputs:
 
 def _without_unseen_encoding(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a model file; those of earlier versions may name an encoding that their model never looked at."""
-    model, encoding = settings.get("model"), settings.get("encoding")
-    unseen = model == "roost" or (model == "elemnet" and encoding in ("onehot", "magpie"))
-    return {**settings, "encoding": "fractions"} if unseen else dict(settings)
+    usual = CompositionModelSettings.model_fields
+    model, encoding = (settings.get(name, usual[name].default) for name in ("model", "encoding"))
+    ignored = encoding in seen_encodings("head") and encoding not in seen_encodings(model)
+    return {**settings, "encoding": "fractions" if ignored else encoding}
 
 
 def _encoding(settings: CompositionModelSettings, plain: Mapping[str, Any] | None) -> Encoding | None:
