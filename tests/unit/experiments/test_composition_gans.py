@@ -218,7 +218,7 @@ def test_matgan_end_to_end(tmp_path, folders, held_out):
     config = matgan.MatganConfig.model_validate({
         "experiment": "matgan", "title": "t", "paper": "p", "device": "cpu", "data_folders": folders,
         "goals": [{"quantity": "novelty", "at_least": 2}, {"quantity": "valid", "at_least": 0}],
-        "settings": {"samples": 64, "judged_samples": 64, "critic_share": 0.125, "threshold": 0.45, "gan": gan},
+        "settings": {"samples": 64, "judged_samples": 64, "critic_share": 0.01, "threshold": 0.45, "gan": gan},
     })  # fmt: skip
     found = run_all(matgan.EXPERIMENT, config, tmp_path / "run")
     names = {row.quantity: row.sluice_mean for row in found.rows}
@@ -227,9 +227,11 @@ def test_matgan_end_to_end(tmp_path, folders, held_out):
     assert names["decodable"] + rejected == pytest.approx(1.0)
     favourites = {row.quantity.split(",")[0]: row for row in found.rows if row.quantity.endswith("critic's favourites")}
     assert set(favourites) == {"novelty", "valid", "valid and novel", "unique"}
-    kept = min(8, round(64 * names["decodable"]))  # the same draws
+    decoded = round(64 * names["decodable"])  # the same draws
+    kept = min(1, decoded)
+    assert decoded > 1 or not held_out, "so that the critic has a choice in one of the two"
     assert all(row.n_test == kept and row.paper == PAPER.get(name) for name, row in favourites.items())
-    assert "first 64 draws as many as 12.5%" in found.analysis[3] and "was chosen" not in found.analysis[3]
+    assert "first 64 draws as many as 1%" in found.analysis[3] and "was chosen" not in found.analysis[3]
     compositions, _ = load_compositions(tmp_path / "run" / "prepared" / FORMULAS_FILE)
     assert f"{len(compositions)} formulas stand in" in found.analysis[0]
     assert found.analysis[-1].startswith("Missed goals: novelty (≥ 2). ")

@@ -94,18 +94,9 @@ class MatganExperiment(Experiment):
         s = config.settings
         if job.variant == "gan":
             train_gan(config, s.gan, job)
-        elif job.variant == "draws":
-            count_draws(config, s.gan, job, samples=s.samples, threshold=s.threshold, table=TABLE)
-        else:
-            count_draws(
-                config,
-                s.gan,
-                job,
-                samples=s.judged_samples,
-                threshold=s.threshold,
-                table=TABLE,
-                critic_share=s.critic_share,
-            )
+            return
+        samples, share = (s.samples, 1.0) if job.variant == "draws" else (s.judged_samples, s.critic_share)
+        count_draws(config, s.gan, job, samples=samples, threshold=s.threshold, table=TABLE, critic_share=share)
 
     def compare(self, config: MatganConfig, prepared: Path, runs: Mapping[str, Sequence[Path]]) -> Comparison:
         """The table beside the paper's."""
