@@ -1,4 +1,7 @@
-"""Small data sets in the layouts of mp_structures, cgcnn_lists and tsdnn_labels: rock salts with made-up energies."""
+"""Small data sets in the layouts of mp_structures, cgcnn_lists and tsdnn_labels: rock salts with made-up energies.
+
+In two out of three silver takes the place of a quarter of the metal.
+"""
 
 from __future__ import annotations
 
@@ -24,18 +27,19 @@ def materials() -> pd.DataFrame:
     rows = []
     for k, (metal, anion) in enumerate(product(METALS, ANIONS)):
         gap = Element(anion).X - Element(metal).X
+        with_silver = k % 3 > 0
         rows.append(
             {
                 "material_id": f"mp-{k + 1}",
-                "formula": f"{metal}{anion}",
+                "formula": f"Ag{metal}3{anion}4" if with_silver else f"{metal}{anion}",
                 "n_atoms": 8,
-                "n_elements": 2,
+                "n_elements": 3 if with_silver else 2,
                 "a": 2.0 * (Element(metal).atomic_radius + Element(anion).atomic_radius) + 0.6,
                 "e_form": 2.5 - 1.6 * gap,
                 "e_form_mp20": np.nan,
                 "band_gap": max(0.0, 3.0 * gap - 2.0),
                 "cubicgan_like": 1,
-                "z": [Element(metal).Z] * 4 + [Element(anion).Z] * 4,
+                "z": [Element("Ag" if with_silver else metal).Z] + [Element(metal).Z] * 3 + [Element(anion).Z] * 4,
             }
         )
     return pd.DataFrame(rows).sample(frac=1.0, random_state=3).reset_index(drop=True)

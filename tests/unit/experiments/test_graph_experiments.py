@@ -10,6 +10,14 @@ from pymatgen.core import Lattice, Structure
 
 from sluice.experiments.experiment import Job, load_experiment
 from sluice.experiments.folders import read_metrics
+from sluice.experiments.tsdnn_synthesizability_runs import (
+    NO_BINARIES,
+    SPLITS,
+    Tables,
+    elements,
+    read_scores,
+    tpr_at_precision,
+)
 from sluice.models.scoring import score_input
 
 TINY = {"hidden_size": 8, "head_size": 8, "convolutions": 1, "gaussians": 10, "epochs": 2, "batch_size": 16}
@@ -81,6 +89,30 @@ def test_a_missed_goal_comes_with_its_cause(done):
     if name == "cgcnn-gatgnn":
         history = pd.read_csv(runs["cgcnn_formation"][0] / "history.csv").iloc[-1]
         assert f"is {history['train_loss'] / history['val_loss']:.0%} of the validation loss" in text
+
+
+@pytest.mark.parametrize("done", ["tsdnn-synthesizability"], indirect=True)
+def test_learning_without_labelled_binaries(done):
+    """The balanced table's rows but for those of two elements are learnt from; the test table is the same."""
+    _, config, runs, comparison = done
+    prepared = runs["test"][0].parents[1] / "prepared"
+    data = Tables(config, prepared)
+    known = data.rows(SPLITS["test"][0])[0]
+    outside = ~np.isin(known, data.rows(SPLITS["test"][1])[0])
+    n = int((outside & (elements(data.graphs, known) != 2)).sum())
+    assert 0 < n < outside.sum()
+    found, usual = (read_metrics(runs[variant][0]) for variant in (NO_BINARIES, "test"))
+    assert found["n_train"] == [n - int(n * config.settings.validation_share)]
+    assert found["binary_learnt"] == found["binary_negative"] == [0.0]
+    assert usual["binary_learnt"][0] + usual["binary_negative"][0] > 0
+    (score, label), (other, same) = (read_scores(runs[variant][0]) for variant in (NO_BINARIES, "test"))
+    assert label.tolist() == same.tolist() and score.tolist() != other.tolist()
+    rows, words = {row.quantity: row for row in comparison.rows}, "TSDNN without labelled binaries"
+    assert rows[f"TPR on test positives, {words}"].sluice_mean == found["tpr"][0]
+    at = rows[f"TPR on test positives at the PU baseline's precision, {words}"]
+    assert at.sluice_mean == tpr_at_precision(score, label, read_metrics(runs["bags"][0])["precision"][0])
+    said = f"calls {found['tpr'][0]:.1%} of the test positives positive (with them {usual['tpr'][0]:.1%})"
+    assert any(said in paragraph for paragraph in comparison.analysis)
 
 
 def test_the_cost_grows_with_epochs(done):

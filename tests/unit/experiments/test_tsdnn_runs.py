@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from crystals_for_models import decorated, labels
+from mp_data import write_list, write_mp_data
 
 from sluice.errors import BadDataError, SluiceError
 from sluice.experiments.experiment import Job
 from sluice.experiments.folders import read_metrics
-from sluice.experiments.mp_structures import FILES
+from sluice.experiments.mp_structures import FILES, TABLE
 from sluice.experiments.plan import replaced
 from sluice.experiments.tsdnn_stability import StabilityConfig, TsdnnStability
 from sluice.experiments.tsdnn_synthesizability import (
@@ -22,6 +23,7 @@ from sluice.experiments.tsdnn_synthesizability import (
 )
 from sluice.experiments.tsdnn_synthesizability_mining import FIRST_PASS, Mined, lowest, ones_and_zeros, second_pass
 from sluice.experiments.tsdnn_synthesizability_runs import (
+    NO_BINARIES,
     SCORES,
     SPLITS,
     UNLABELLED,
@@ -226,6 +228,21 @@ def test_a_table_without_zeros_or_positives_cannot_be_mined():
 def test_a_first_pass_without_its_file_is_told(tmp_path):
     with pytest.raises(SluiceError, match="delete this run and run the experiment again"):
         Mined.read(tmp_path)
+
+
+def test_a_table_of_binaries_only_is_told(tmp_path):
+    data = write_mp_data(tmp_path / "data")
+    path = data["tsdnn_labels"] / "datasets" / SPLITS["test"][0]
+    table = pd.read_csv(data["mp_structures"] / TABLE).set_index("material_id")
+    ids = table.index[table["n_elements"] == 2]
+    write_list(path, pd.DataFrame({"id": ids, "label": np.arange(len(ids)) % 2}))
+    config = SynthesizabilityConfig(experiment="tsdnn-synthesizability", title="t", paper="p", data_folders=data)
+    experiment = TsdnnSynthesizability()
+    (tmp_path / "prepared").mkdir()
+    experiment.prepare(config, tmp_path / "prepared")
+    job = Job(NO_BINARIES, 0, 3, tmp_path / "prepared", {}, tmp_path, tmp_path / "c", 1)
+    with pytest.raises(BadDataError, match="not both positives and negatives to learn from; raise max_rows"):
+        experiment.run(config, job)
 
 
 def test_the_first_pass_runs_before_tsdnn_and_concerns_its_split_only(world):

@@ -59,6 +59,34 @@ def test_a_bag_learns_from_its_own_rows_only(graphs):
             torch.testing.assert_close(mine.grad[k], theirs.grad, atol=2e-6, rtol=1e-3, msg=name)
 
 
+def test_bags_learn_apart_what_they_learn_together(graphs):
+    """Logits, gradients and running statistics are those of one pass over all rows, the others' weights zero.
+
+    One bag has no row of the batch.
+    """
+    rows = np.arange(16)
+    member = np.zeros((3, 16), bool)
+    member[0, :9] = True
+    member[1, 5:] = True
+    outcome = {}
+    for way in ("apart", "together"):
+        torch.manual_seed(0)
+        bagged = BaggedCGCNN(bags=3, **SIZES).train()
+        for _ in range(2):
+            if way == "apart":
+                logits = torch.cat(bagged.logits_apart([graphs.batch(rows[mine]) for mine in member]))
+            else:
+                inside = torch.from_numpy(member)
+                logits = bagged.logits(graphs.batch(rows), inside.float())[inside]
+        (logits * torch.arange(1.0, 21.0)).sum().backward()
+        gradients = {f"gradient of {n}": p.grad for n, p in bagged.named_parameters()}
+        outcome[way] = {"logits": logits.detach()} | gradients | bagged.state_dict()
+    for name, mine in outcome["apart"].items():
+        torch.testing.assert_close(mine, outcome["together"][name], atol=2e-5, rtol=1e-3, msg=name)
+    assert outcome["apart"]["members.convolutions.0.norm_pairs.batches"] == 2
+    assert not torch.equal(outcome["apart"]["members.convolutions.0.norm_pairs.running_mean"][0], torch.zeros(12))
+
+
 def test_parameters_grow_with_the_bags():
     count = [sum(p.numel() for p in BaggedCGCNN(bags=b, **SIZES).parameters()) for b in (1, 4)]
     assert count[1] == 4 * count[0] == 4 * sum(p.numel() for p in CGCNN(**SIZES).parameters())

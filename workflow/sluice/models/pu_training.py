@@ -54,19 +54,25 @@ class BagLearner:
         """Build the networks and their optimizer."""
         self.fabric = fabric
         self.network = BaggedCGCNN(**self.hyperparameters)
-        self.optimizer = torch.optim.Adam(self.network.members.parameters(), lr=self.learning_rate)
-        self._members, self._optimizer = fabric.setup(self.network.members, self.optimizer)
-        self.network.to(fabric.device)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=self.learning_rate)
+        self._network, self._optimizer = fabric.setup(self.network, self.optimizer)
+        for method in ("logits", "logits_apart"):
+            self._network.mark_forward_method(method)
 
     def step(self, index: NDArray[np.int64], progress: float) -> dict[str, Tensor]:
         """One step of Adam for all bags."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * one_cycle(progress)
-        rows = self.rows[index]
-        self._members.train()
-        weights = torch.from_numpy(self.member[:, rows]).float().to(self.fabric.device)  # (A, B)
-        target = torch.from_numpy(self.target[rows]).to(self.fabric.device).expand_as(weights)
-        logits = self._members(self.graphs.batch(rows, self.fabric.device), weights).float()  # (A, B)
+        rows, device = self.rows[index], self.fabric.device
+        self._network.train()
+        inside = self.member[:, rows]  # (A, B)
+        weights = torch.from_numpy(inside).float().to(device)
+        target = torch.from_numpy(self.target[rows]).to(device).expand_as(weights)
+        if device.type == "cpu":
+            each = self._network.logits_apart([self.graphs.batch(rows[of_bag], device) for of_bag in inside])
+            logits = torch.zeros_like(weights).masked_scatter(weights > 0, torch.cat(each).float())
+        else:
+            logits = self._network.logits(self.graphs.batch(rows, device), weights).float()
         losses = binary_cross_entropy_with_logits(logits, target, reduction="none")
         # Summed over bags: the gradient of each is its own, whatever the number of bags.
         totals = over_processes(weights.sum(1)).clamp(min=1)  # (A,) of the whole batch
