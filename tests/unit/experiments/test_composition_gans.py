@@ -214,7 +214,7 @@ def test_shares_of_all_draws(tmp_path):
 @pytest.mark.parametrize("held_out", [0.1, 0.0])
 def test_matgan_end_to_end(tmp_path, folders, held_out):
     gan = GAN | {"model": "matgan", "constraint": "penalty", "optimizer": "adam", "critic_steps": 1, "keep": "last"}
-    gan |= {"validation_share": held_out}
+    gan |= {"validation_share": held_out, "width": 1.0 if held_out else 0.5}
     config = matgan.MatganConfig.model_validate({
         "experiment": "matgan", "title": "t", "paper": "p", "device": "cpu", "data_folders": folders,
         "goals": [{"quantity": "novelty", "at_least": 2}, {"quantity": "valid", "at_least": 0}],
@@ -234,7 +234,9 @@ def test_matgan_end_to_end(tmp_path, folders, held_out):
     assert "first 64 draws as many as 1%" in found.analysis[3] and "was chosen" not in found.analysis[3]
     compositions, _ = load_compositions(tmp_path / "run" / "prepared" / FORMULAS_FILE)
     assert f"{len(compositions)} formulas stand in" in found.analysis[0]
-    assert found.analysis[-1].startswith("Missed goals: novelty (≥ 2). ")
+    assert found.analysis[-1].startswith(
+        f"Missed goals: novelty (≥ 2). Trained were {'all' if held_out else '50%'} of the published channels"
+    )
 
 
 @pytest.mark.parametrize("name", ["wgan", "matgan"])

@@ -200,8 +200,9 @@ def _analysis(config: MatganConfig, prepared: Path, rows: Sequence[Row]) -> list
             " benchmarks/RESULTS.md."
         )
     if missed := missed_goals(config, rows):
+        width = "all" if gan.width == 1 else f"{gan.width:.0%}"
         text.append(
-            f"Missed goals: {named(missed)}. Trained were {gan.width:g} of the published channels for {gan.steps}"
+            f"Missed goals: {named(missed)}. Trained were {width} of the published channels for {gan.steps}"
             f" critic steps of {gan.batch_size} compositions; the authors' code trains without an end, on"
             " the ICSD's own list."
         )
