@@ -12,6 +12,8 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from numpy.typing import NDArray
+
 PACKAGES = (
     "sluice-crystals", "numpy", "torch", "pymatgen", "spglib", "ase", "smact", "chgnet", "jobflow", "custodian",
     "atomate2", "snakemake", "h5py", "lightning-fabric",
@@ -73,6 +75,15 @@ def sha256_of_file(path: Path) -> str:
 def sha256_of_text(text: str) -> str:
     """Digest of a text, for settings."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sha256_of_arrays(*arrays: NDArray) -> str:
+    """Digest of arrays, types and shapes included."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str} {array.shape} ".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def existing(paths: Iterable[Path | None]) -> list[Path]:

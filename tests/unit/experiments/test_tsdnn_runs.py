@@ -1,11 +1,12 @@
 """The jobs of the stability and the synthesizability experiment, on a small world made here."""
 
 import gzip
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from crystals_for_models import decorated, labels
 from mp_data import write_list, write_mp_data
 
@@ -15,6 +16,7 @@ from sluice.experiments.folders import read_metrics
 from sluice.experiments.mp_structures import FILES, TABLE
 from sluice.experiments.plan import replaced
 from sluice.experiments.tsdnn_stability import StabilityConfig, TsdnnStability
+from sluice.experiments.tsdnn_stability_runs import CHANGES, VARIANTS
 from sluice.experiments.tsdnn_synthesizability import (
     AT_EQUAL_PRECISION,
     BAG_ROW,
@@ -30,6 +32,7 @@ from sluice.experiments.tsdnn_synthesizability_runs import (
     Tables,
     elements,
     new_compositions,
+    read_scores,
     tpr_at_precision,
 )
 from sluice.models.graph_store import read_graphs
@@ -122,6 +125,8 @@ def test_stability_measures_all_on_one_test_set_and_tells_what_each_learnt_from(
     networks = {name: load_model(run[0] / "model.ckpt").network for name, run in runs.items()}
     assert networks["unseparated_regression"].dropout.p == 0.0
     assert networks["unseparated"].student.dropout.p == networks["unseparated_supervised"].dropout.p > 0
+    teachers = [networks[name].teacher.head.weight for name in VARIANTS if name in CHANGES]
+    assert len(teachers) == 6 and all(not torch.equal(a, b) for a, b in combinations(teachers, 2))
     # The labels of this world are the signs of the energies, as far as those are known; -2 is no limit of its.
     assert rows["share of labels that the energies at hand confirm, E_f < 0"].sluice_mean == 1.0
     assert rows["share of labels that the energies at hand confirm, E_f < -2 eV/atom"].sluice_mean < 0.8
@@ -230,6 +235,29 @@ def test_a_first_pass_without_its_file_is_told(tmp_path):
         Mined.read(tmp_path)
 
 
+def test_other_negatives_are_learnt_from_anew(world, tmp_path):
+    """A first pass done again leaves TSDNN's finished training behind in the folder of checkpoints."""
+    settings = {"training": TRAINING, "graphs": GRAPHS}
+    config = SynthesizabilityConfig(
+        experiment="tsdnn-synthesizability", title="t", paper="p", settings=settings, data_folders=world, device="cpu"
+    )
+    experiment, prepared, first = TsdnnSynthesizability(), tmp_path / "prepared", tmp_path / "mine_time"
+    prepared.mkdir()
+    first.mkdir()
+    experiment.prepare(config, prepared)
+    data = Tables(config, prepared)
+    zeros = ones_and_zeros(*data.rows(SPLITS["time"][0]), data.rows(SPLITS["time"][1])[0])[1]
+    scores = []
+    for attempt, lowest_first in enumerate((True, True, False)):
+        negative = (np.arange(len(zeros)) < len(zeros) // 2) == lowest_first
+        Mined(data.ids[zeros], np.zeros(len(zeros)), negative).write(first)
+        run = tmp_path / str(attempt)
+        run.mkdir()
+        experiment.run(config, Job("time", 0, 3, prepared, {"mine_time": [first]}, run, tmp_path / "c", 1))
+        scores.append(read_scores(run)[0].tolist())
+    assert scores[0] == scores[1] != scores[2]
+
+
 def test_a_table_of_binaries_only_is_told(tmp_path):
     data = write_mp_data(tmp_path / "data")
     path = data["tsdnn_labels"] / "datasets" / SPLITS["test"][0]
@@ -241,7 +269,7 @@ def test_a_table_of_binaries_only_is_told(tmp_path):
     (tmp_path / "prepared").mkdir()
     experiment.prepare(config, tmp_path / "prepared")
     job = Job(NO_BINARIES, 0, 3, tmp_path / "prepared", {}, tmp_path, tmp_path / "c", 1)
-    with pytest.raises(BadDataError, match="not both positives and negatives to learn from; raise max_rows"):
+    with pytest.raises(BadDataError, match=r"not both positives and negatives to learn from; raise settings\.max_rows"):
         experiment.run(config, job)
 
 

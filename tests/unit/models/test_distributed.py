@@ -121,14 +121,17 @@ def test_bags_learn_on_two_what_they_learn_on_one(data, tmp_path):
     member = draw_bags(np.arange(20), np.arange(20, 70), 70, 3, seed=0)
     n_rows = int(member.any(axis=0).sum())
     assert n_rows % 13 > 1, "an uneven last batch"
+    answers = []
     for folder, devices in (("one", "1"), ("two", "2")):
         made = BagLearner(
             graphs, np.arange(70) < 20, member,
             hyperparameters=SIZES | {"bags": 3}, learning_rate=5e-3, batch_size=25,
         )  # fmt: skip
         train(made, plan(tmp_path / folder, n_rows, batch_size=13, devices=devices))
+        answers.append(made.predict(np.arange(70)))
     for mine, theirs in zip(rows_of(tmp_path / "two"), rows_of(tmp_path / "one"), strict=True):
         assert mine["train_loss"] == pytest.approx(theirs["train_loss"], rel=TOLERANCE)
+    np.testing.assert_allclose(answers[1], answers[0], atol=EVALUATION_TOLERANCE)
 
 
 class Interrupting:

@@ -1,3 +1,6 @@
+import os
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +11,7 @@ from sluice.models.graphs import build_graphs
 from sluice.models.pu_bags import BaggedCGCNN, draw_bags, draw_bags_in_pairs, out_of_bag
 from sluice.models.pu_training import BagLearner
 from sluice.models.training import Plan, make_fabric, train
+from sluice.step import Continue
 
 SIZES = {"hidden_size": 6, "head_size": 5, "convolutions": 2, "gaussians": 11, "neighbours": 8, "cutoff": 5.0}
 
@@ -36,8 +40,9 @@ def test_bags_answer_as_each_would_alone(graphs):
     torch.testing.assert_close(torch.sigmoid(bagged(batch)), together.mean(0))
 
 
-def test_a_bag_learns_from_its_own_rows_only(graphs):
-    """The gradient of bag k is that of a lone network on the bag's rows of the batch."""
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_bag_learns_from_its_own_rows_only(graphs, apart):
+    """The gradient of bag k is that of a lone network on the bag's rows of the batch, computed either way."""
     torch.manual_seed(0)
     member = np.zeros((2, 12), bool)
     member[0, :8] = True
@@ -47,6 +52,8 @@ def test_a_bag_learns_from_its_own_rows_only(graphs):
         graphs[:12], target, member, hyperparameters=SIZES | {"bags": 2}, learning_rate=1e-3, batch_size=8
     )
     made.set_up(make_fabric("cpu", "32-true"))
+    assert made.apart, "on a CPU"
+    made.apart = apart
     before = {k: alone(made.network, k) for k in range(2)}
     made.optimizer.step = lambda *_, **__: None
     made.step(np.arange(12), 0.5)
@@ -118,17 +125,41 @@ def test_bags_of_a_pair_share_no_unlabelled_row(positives, taken):
     assert not drawn[:2].all(axis=0).any(), "two bags suffice for every row to be outside one"
 
 
-def test_training_resumes_nothing_when_finished_and_learns(graphs, tmp_path):
+def test_training_learns_and_resumes_to_the_bit(graphs, tmp_path):
+    """Stopped after four of eight epochs and begun again: the same losses, weights and running statistics."""
     positive = np.arange(0, 30)
     member = draw_bags(positive, np.arange(30, len(graphs)), len(graphs), 3, seed=0)
     target = np.isin(np.arange(len(graphs)), positive)
-    made = BagLearner(graphs, target, member, hyperparameters=SIZES | {"bags": 3}, learning_rate=1e-2, batch_size=64)
-    rows = train(
-        made,
-        Plan(
+
+    def trained(folder, stop=None):
+        made = BagLearner(
+            graphs, target, member, hyperparameters=SIZES | {"bags": 3}, learning_rate=1e-2, batch_size=64
+        )
+        plan = Plan(
             description="test", n_rows=len(made.rows), epochs=8, batch_size=32, seed=1, digest="d",
-            checkpoints=tmp_path / "c", checkpoint_minutes=60, metrics=tmp_path / "m.csv", device="cpu", threads=1,
-        ),
-    )  # fmt: skip
+            checkpoints=folder, checkpoint_minutes=60, metrics=folder / "m.csv", device="cpu", threads=1,
+        )  # fmt: skip
+        if stop is not None:
+            made.end_epoch = stopping(made.end_epoch, stop)
+        return made, train(made, plan)
+
+    whole, rows = trained(tmp_path / "whole")
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
-    assert made.predict(np.arange(10)).shape == (3, 10)
+    assert whole.predict(np.arange(10)).shape == (3, 10)
+    with pytest.raises(Continue):
+        trained(tmp_path / "halves", stop=4)
+    again, resumed = trained(tmp_path / "halves")
+    assert [row["train_loss"] for row in resumed] == [row["train_loss"] for row in rows]
+    for name, value in again.network.state_dict().items():
+        assert torch.equal(value, whole.network.state_dict()[name]), name
+
+
+def stopping(end_epoch, epoch):
+    """``end_epoch`` of a learner that is told in that epoch that its time limit is near."""
+
+    def end(now):
+        if now == epoch:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return end_epoch(now)
+
+    return end

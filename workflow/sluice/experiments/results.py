@@ -51,7 +51,10 @@ def metric_of(run: Path, metric: str) -> list[float]:
     """
     found = read_metrics(run)
     if metric not in found:
-        raise SluiceError(f"{run}: no metric {metric!r}; there are {', '.join(found)}")
+        raise SluiceError(
+            f"{run}: no metric {metric!r}; there are {', '.join(found)}. A run of an older version may lack it: delete"
+            " its folder and run the experiment again"
+        )
     return found[metric]
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sluice.experiments.tsdnn_stability import StabilityConfig
 
 REGRESSION, SUPERVISED = "regression", "CGCNN classifier, no unlabelled"
-PUBLISHED = "tsdnn as published"
+PAPER_FORM = "tsdnn, the paper's form"
 EQUAL_ROWS = "tsdnn on the regression's rows"
 WITH_ENERGIES = (REGRESSION, EQUAL_ROWS)  # these learn from, and choose the epoch on, materials with an energy only
 # Name of the job → label set, way to learn.
@@ -36,19 +36,27 @@ VARIANTS = {
     "unseparated_regression": ("unseparated", REGRESSION),
     "unseparated_equal_rows": ("unseparated", EQUAL_ROWS),
     "unseparated_supervised": ("unseparated", SUPERVISED),
-    "unseparated_published": ("unseparated", PUBLISHED),
     "unseparated_sign": ("unseparated", "tsdnn with the sign quirk"),
     "unseparated_average": ("unseparated", "tsdnn with the moving-average quirk"),
+    "unseparated_published": ("unseparated", PAPER_FORM),
+    "unseparated_published_sign": ("unseparated", f"{PAPER_FORM} with the sign quirk"),
+    "unseparated_published_average": ("unseparated", f"{PAPER_FORM} with the moving-average quirk"),
+    "unseparated_published_code": ("unseparated", f"{PAPER_FORM} with both quirks, the published code"),
     "separated": ("separated", "tsdnn"),
     "separated_regression": ("separated", REGRESSION),
     "separated_equal_rows": ("separated", EQUAL_ROWS),
     "separated_supervised": ("separated", SUPERVISED),
 }
 LIMITS = {"unseparated": 0.0, "separated": -2.0}  # eV/atom; what a 1 means
+SIGN, AVERAGE = {"gain": "new_minus_old"}, {"moving_average": "redrawn"}
+PAPER = {"answer": "student", "optimizer": "sgd", "learning_rate": 1e-3, "student_labels": 0.0}
 CHANGES: dict[str, dict[str, Any]] = {
-    PUBLISHED: {"answer": "student", "optimizer": "sgd", "learning_rate": 1e-3, "student_labels": 0.0},
-    "tsdnn with the sign quirk": {"gain": "new_minus_old"},
-    "tsdnn with the moving-average quirk": {"moving_average": "redrawn"},
+    "unseparated_sign": SIGN,
+    "unseparated_average": AVERAGE,
+    "unseparated_published": PAPER,
+    "unseparated_published_sign": PAPER | SIGN,
+    "unseparated_published_average": PAPER | AVERAGE,
+    "unseparated_published_code": PAPER | SIGN | AVERAGE,
 }
 GRAPHS = "graphs.h5"
 
@@ -95,7 +103,7 @@ def run(config: StabilityConfig, job: Job) -> None:
             config, graphs, way, rows, energy if way == REGRESSION else target
         )
     else:
-        changes = dict(CHANGES.get(way, {}))
+        changes = dict(CHANGES.get(job.variant, {}))
         unlabelled = np.flatnonzero(~np.isfinite(columns["unseparated"]) & ~np.isfinite(columns["separated"]))
         learner = TsdnnLearner(
             graphs, np.nan_to_num(target), labelled=rows["train"], unlabelled=unlabelled, validation=rows["val"],

@@ -301,14 +301,14 @@ def _kinds(runs: Mapping[str, Sequence[Path]]) -> str:
     """What the recall on the test positives measures."""
     tested, learnt, against = (_mean(runs["test"], f"binary_{name}") for name in ("test", "learnt", "negative"))
     without, precision, held_out = (_mean(runs[NO_BINARIES], name) for name in ("tpr", "precision", "held_out_tpr"))
+    tpr, with_precision = (_mean(runs["test"], name) for name in ("tpr", "precision"))
     return (
         f"Of the published test positives {tested:.1%} have two elements, of the positives learnt from {learnt:.1%}, of"
         f" the negatives learnt from {against:.1%}: that recall measures how far a model carries from compounds of more"
-        " elements to binary ones, against what the table says of those. The recall on held-out positives is of"
-        " crystals of the same kind as those learnt from. TSDNN that learns from the table without its crystals of two"
-        f" elements calls {without:.1%} of the test positives positive (with them {_mean(runs['test'], 'tpr'):.1%}),"
-        f" at a precision of {precision:.4f} (with them {_mean(runs['test'], 'precision'):.4f}), and"
-        f" {held_out:.1%} of its held-out positives."
+        " elements to binary ones although the table has binary ones among its negatives only. The recall on held-out"
+        " positives is of crystals of the same kind as those learnt from. TSDNN that learns from the table without its"
+        f" crystals of two elements calls {without:.1%} of the test positives positive (with them {tpr:.1%}), at a"
+        f" precision of {precision:.4f} (with them {with_precision:.4f}), and {held_out:.1%} of its held-out positives."
     )
 
 

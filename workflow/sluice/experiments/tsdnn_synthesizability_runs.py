@@ -32,6 +32,7 @@ from sluice.models.pu_bags import draw_bags, draw_bags_in_pairs, out_of_bag
 from sluice.models.pu_training import BagLearner
 from sluice.models.training import train
 from sluice.models.tsdnn_training import TsdnnLearner
+from sluice.provenance import sha256_of_arrays
 from sluice.store import Store
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ SPLITS = {
     "elements": (f"{EXTRA}/element_holdout/dataset.csv.gz", f"{EXTRA}/element_holdout/data_test.csv.gz"),
 }
 # Job: the balanced table without its labelled crystals of two elements. All of its test positives have two, next to
-# none of the positives learnt from and a fifth of the negatives: it teaches that two elements speak against a material.
+# none of the positives learnt from and many negatives: it teaches that two elements speak against a material.
 NO_BINARIES = "no_binaries"
 SPLITS[NO_BINARIES] = SPLITS["test"]
 UNLABELLED = "balanced_synth/data_unlabeled.csv.gz"
@@ -79,6 +80,10 @@ class Tables:
         self.place = pd.Series(np.arange(len(ids)), index=ids)
         with Store(prepared / GRAPHS, verify=False) as store:
             self.digest = store.content_sha256
+
+    def digest_with(self, *arrays: NDArray) -> str:
+        """Digest of the graphs and of which of them are learnt from as what: tables may change beside the store."""
+        return f"{self.digest} {sha256_of_arrays(*arrays)}"
 
     def rows(self, file: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Rows of a table's materials that have a graph, and their labels."""
@@ -167,7 +172,7 @@ def run_tsdnn(config: SynthesizabilityConfig, job: Job) -> None:
         if len(np.unique(labels[keep])) < 2:
             raise BadDataError(
                 f"{SPLITS[NO_BINARIES][0]}: but for crystals of two elements there are not both positives and negatives"
-                " to learn from; raise max_rows"
+                " to learn from; raise settings.max_rows or settings.graphs.max_atoms"
             )
     known, labels = known[keep], labels[keep]
     others = data.rows(UNLABELLED)[0]
@@ -191,7 +196,7 @@ def run_tsdnn(config: SynthesizabilityConfig, job: Job) -> None:
         | {"neighbours": s.graphs.neighbours, "cutoff": s.graphs.cutoff, "answer": s.training.answer},
         **s.training.learner(),
     )
-    plan = plan_of(config, job, len(learner.labelled), data.digest)
+    plan = plan_of(config, job, len(learner.labelled), data.digest_with(known, labels, unlabelled))
     train(learner, plan)
     learner.use_best()
     parameters = sum(p.numel() for p in learner.network.parameters())
@@ -311,7 +316,7 @@ def _train_bags(
     target = np.zeros(len(data.graphs))
     target[positive] = 1
     learner = _bag_learner(config, data.graphs, target, member)
-    plan = plan_of(config, job, len(learner.rows), data.digest)
+    plan = plan_of(config, job, len(learner.rows), data.digest_with(positive, member))
     train(learner, replace(plan, epochs=epochs, batch_size=s.bag_batch_size))
     return learner
 

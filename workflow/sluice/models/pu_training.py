@@ -34,6 +34,7 @@ class BagLearner:
     """
 
     one_device_only = ""
+    apart: bool  # each bag computes its own rows, one bag after the other
 
     def __init__(
         self,
@@ -53,6 +54,7 @@ class BagLearner:
     def set_up(self, fabric: Fabric) -> None:
         """Build the networks and their optimizer."""
         self.fabric = fabric
+        self.apart = fabric.device.type == "cpu"  # elsewhere a step waits for its operations to be launched
         self.network = BaggedCGCNN(**self.hyperparameters)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=self.learning_rate)
         self._network, self._optimizer = fabric.setup(self.network, self.optimizer)
@@ -68,7 +70,7 @@ class BagLearner:
         inside = self.member[:, rows]  # (A, B)
         weights = torch.from_numpy(inside).float().to(device)
         target = torch.from_numpy(self.target[rows]).to(device).expand_as(weights)
-        if device.type == "cpu":
+        if self.apart:
             each = self._network.logits_apart([self.graphs.batch(rows[of_bag], device) for of_bag in inside])
             logits = torch.zeros_like(weights).masked_scatter(weights > 0, torch.cat(each).float())
         else:
