@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 from crystals_for_models import decorated, labels
+from torch.nn.functional import softplus
 
 from sluice.models.cgcnn_training import GraphLearner
-from sluice.models.gatgnn import GATGNN, attention
+from sluice.models.gatgnn import GATGNN, AugmentedAttention, attention
 from sluice.models.graphs import build_graphs
 from sluice.models.modelfile import load_model, save_model
 from sluice.models.scoring import score_crystals
@@ -21,6 +22,30 @@ def test_attention_is_a_softmax_over_all_that_rows_stand_for():
         owner = torch.arange(5)[group == g].repeat_interleave(counts[group == g].long())
         expected = torch.zeros(5, 2).index_add(0, owner, repeated)[group == g]
         torch.testing.assert_close(share[group == g], expected)
+
+
+def test_a_layer_is_the_published_one_atom_by_atom():
+    """Louis et al. 2020: both ends with the bond through W, one score of both for each head, softmax, mean of heads."""
+    torch.manual_seed(1)
+    graphs = build_graphs(decorated()[0][::70], neighbours=12, cutoff=6.0, merge=False)
+    batch = graphs.batch(np.arange(len(graphs)))
+    assert (batch.edge_counts == 1).all() and (batch.node_counts == 1).all()
+    layer, size, heads = AugmentedAttention(6, 3), 6, 3
+    with torch.no_grad():
+        layer.bias.normal_()
+    atoms, bonds = torch.randn(len(batch.numbers), size), torch.randn(len(batch.centres), size)
+    weight = torch.cat([layer.from_atom.weight, layer.from_bond.weight], dim=1).T  # (2 H, K H)
+    near, far = (
+        softplus(torch.cat([atoms[end], bonds], dim=1) @ weight).view(-1, heads, size)
+        for end in (batch.centres, batch.neighbours)
+    )
+    logits = softplus((torch.cat([near, far], dim=2) * layer.scores).sum(2))
+    logits = softplus(torch.nn.BatchNorm1d(heads)(logits))
+    for atom in range(len(atoms)):
+        mine = batch.centres == atom
+        share = logits[mine].softmax(0)  # (12, K)
+        expected = (share[:, :, None] * far[mine]).sum(0).mean(0) + layer.bias
+        torch.testing.assert_close(layer(atoms, bonds, batch)[atom], expected, atol=1e-5, rtol=1e-4)
 
 
 def test_merged_graphs_give_the_same_answers_and_gradients():

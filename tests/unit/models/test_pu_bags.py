@@ -131,11 +131,12 @@ def test_training_learns_and_resumes_to_the_bit(graphs, tmp_path):
     member = draw_bags(positive, np.arange(30, len(graphs)), len(graphs), 3, seed=0)
     target = np.isin(np.arange(len(graphs)), positive)
 
-    def trained(folder, stop=None):
+    def trained(folder, stop=None, precision="32-true"):
         made = BagLearner(
             graphs, target, member, hyperparameters=SIZES | {"bags": 3}, learning_rate=1e-2, batch_size=64
         )
         plan = Plan(
+            precision=precision,
             description="test", n_rows=len(made.rows), epochs=8, batch_size=32, seed=1, digest="d",
             checkpoints=folder, checkpoint_minutes=60, metrics=folder / "m.csv", device="cpu", threads=1,
         )  # fmt: skip
@@ -146,6 +147,8 @@ def test_training_learns_and_resumes_to_the_bit(graphs, tmp_path):
     whole, rows = trained(tmp_path / "whole")
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
     assert whole.predict(np.arange(10)).shape == (3, 10)
+    half = trained(tmp_path / "bf16", precision="bf16-mixed")[1]
+    assert half[-1]["train_loss"] == pytest.approx(rows[-1]["train_loss"], rel=0.05)
     with pytest.raises(Continue):
         trained(tmp_path / "halves", stop=4)
     again, resumed = trained(tmp_path / "halves")
