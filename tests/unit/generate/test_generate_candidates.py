@@ -7,8 +7,8 @@ from sluice.config import Chemistry, GenerateSettings
 from sluice.errors import SluiceError
 from sluice.generate import generate_candidates as module
 from sluice.generate.generate_candidates import batch_size, generate_candidates
-from sluice.models.cubicgan import CubicGAN
-from sluice.models.cubicgan_sampling import group_weights
+from sluice.models.cubicgan import SPACE_GROUPS, CubicGAN
+from sluice.models.cubicgan_sampling import Sampler, group_weights
 from sluice.models.modelfile import load_model, save_model
 from sluice.store import Store
 
@@ -103,14 +103,30 @@ def test_elements_are_honoured(model, tmp_path):
         assert len(set(crystals.numbers[crystals.atoms_of(i)].tolist())) == 3
 
 
-def test_space_groups_are_drawn_by_frequency_among_those_wanted(model, tmp_path):
-    with run(tmp_path / "a.h5", model, settings=GenerateSettings(candidates=4000, batches=1), batch=0) as store:
-        assert set(store.column("requested_space_group").tolist()) <= {216, 221, 225}
-    only = Chemistry(elements=CHEMISTRY.elements, space_groups=(221,))
-    with run(tmp_path / "b.h5", model, chemistry=only) as store:
-        assert set(store.column("requested_space_group").tolist()) == {221}
-    weights = group_weights(load_model(model), (216, 221, 225))
-    np.testing.assert_allclose(weights, [0.25, 0.5, 0.25])
+@pytest.mark.parametrize(
+    ("generate", "chemistry", "expected"),
+    [
+        ((), (216, 221, 225), {216, 221, 225}),
+        ((), (221,), {221}),
+        ((225,), (216, 221, 225), {225}),
+        ((216, 221), (216, 221, 225), {216, 221}),
+    ],
+)
+def test_space_groups_wanted_are_drawn_and_no_others(model, tmp_path, generate, chemistry, expected):
+    """Those of ``generate`` come before the chemistry's."""
+    settings = GenerateSettings(candidates=1000, batches=1, space_groups=generate)
+    chosen = Chemistry(elements=CHEMISTRY.elements, space_groups=chemistry)
+    with run(tmp_path / "c.h5", model, settings=settings, chemistry=chosen, batch=0) as store:
+        assert set(store.column("requested_space_group").tolist()) == expected
+
+
+def test_space_groups_are_drawn_by_frequency_in_training(model):
+    loaded = load_model(model)
+    np.testing.assert_allclose(group_weights(loaded, SPACE_GROUPS), [0.25, 0.5, 0.25])
+    sampler = Sampler(loaded, elements=np.array([3, 9, 11]), space_groups=(216, 221), critic_share=1.0, device="cpu")
+    drawn = sampler.draw(np.random.default_rng(0), 3000).space_groups
+    assert (drawn == 216).sum() == pytest.approx(1000, abs=130)  # five standard deviations
+    assert (drawn == 221).sum() == 3000 - (drawn == 216).sum()
 
 
 def test_a_stopped_campaign_draws_nothing(model, tmp_path):
