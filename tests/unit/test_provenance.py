@@ -28,6 +28,18 @@ def test_digests(tmp_path):
     assert provenance.sha256_of_text("Å") == hashlib.sha256("Å".encode()).hexdigest()
 
 
+def test_digest_of_arrays_knows_types_shapes_and_values():
+    numbers = np.arange(6)
+    given = [
+        (numbers,), (numbers.astype(float),), (numbers.reshape(2, 3),), (numbers[::-1],), (numbers[:3], numbers[3:]),
+        (numbers[3:], numbers[:3]), (np.array(["val", "train"]),),
+    ]  # fmt: skip
+    assert len({provenance.sha256_of_arrays(*arrays) for arrays in given}) == len(given)
+    assert provenance.sha256_of_arrays(np.repeat(numbers, 2)[::2]) == provenance.sha256_of_arrays(numbers)
+    with pytest.raises(TypeError, match="Python objects"):
+        provenance.sha256_of_arrays(np.array(["x", None], dtype=object))
+
+
 def test_digest_of_a_folder_is_that_of_its_crystals(tmp_path):
     def digest() -> str:
         return provenance.sha256_of_file(tmp_path)

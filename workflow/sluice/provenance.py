@@ -78,9 +78,15 @@ def sha256_of_text(text: str) -> str:
 
 
 def sha256_of_arrays(*arrays: NDArray) -> str:
-    """Digest of arrays, types and shapes included."""
+    """Digest of arrays, types and shapes included.
+
+    Raises:
+        TypeError: if an array holds Python objects, whose bytes are mere addresses.
+    """
     digest = hashlib.sha256()
     for array in arrays:
+        if array.dtype.hasobject:
+            raise TypeError("an array of Python objects has no digest; give it a plain type")
         digest.update(f"{array.dtype.str} {array.shape} ".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from sluice.errors import BadDataError
 from sluice.models.cubicgan import SPACE_GROUPS
 from sluice.models.cubicgan_training import sort_sites
 from sluice.models.orbits import GRID, POINTS, Decomposition, canonical_points, grid_index
+from sluice.provenance import sha256_of_file, sha256_of_text
 
 CUBIC_FILE = "mp_cubic_ternary.csv.gz"
 TABLE_FILE = "mp_table.csv.gz"
@@ -123,6 +125,7 @@ class KnownCrystals:
     """The Materials Project's crystals of a formula, up to 60 atoms, read when they are asked for."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         table = read_table(folder / TABLE_FILE)
         self.ids_of: dict[str, list[str]] = {}
         for name, formula in zip(table["material_id"], table["formula"], strict=True):
@@ -130,6 +133,11 @@ class KnownCrystals:
         self._files = [np.load(folder / name, allow_pickle=False) for name in STRUCTURE_FILES]
         self._rows = [{str(m): i for i, m in enumerate(file["material_id"])} for file in self._files]
         self._arrays = [{name: file[name] for name in ("cell", "offset", "z", "frac")} for file in self._files]
+
+    @cached_property
+    def digest(self) -> str:
+        """Names the crystals: digest of the files they are read from."""
+        return sha256_of_text(" ".join(sha256_of_file(self.folder / name) for name in (TABLE_FILE, *STRUCTURE_FILES)))
 
     def __contains__(self, formula: str) -> bool:
         return formula in self.ids_of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from sluice.config import GeometrySettings
 from sluice.crystals import Crystals
 from sluice.experiments.cubicgan_data import KnownCrystals, plain_formula
 from sluice.experiments.cubicgan_funnel import Sites
+from sluice.models.modelfile import write_atomically
 from sluice.models.orbits import build_crystals
-from sluice.models.potential import relax
+from sluice.models.potential import NAME, relax
+from sluice.provenance import sha256_of_arrays, sha256_of_text
 from sluice.report.distributions import cubic_lattice_constants
 from sluice.screen.check_geometry import examine
 from sluice.step import report_progress
@@ -50,15 +53,10 @@ def judge(
         possible: (n,) which are crystals at all; the others are judged without relaxation.
         hull: known compounds.
         known: known crystals.
-        checkpoints: folder that outlives an interruption.
+        checkpoints: folder that outlives an interruption; what it holds of other crystals or settings is passed over.
     """
     path = checkpoints / "judged.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    done: list[Judged] = []
-    if path.exists():
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # what follows the last newline was cut off
-        done = [Judged(**json.loads(line)) for line in lines]
-        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    done = _begin(path, _digest(sites, possible, hull, known))
     crystals = build_crystals(
         sites.space_groups, np.where(possible[:, None], sites.points, 0), sites.elements, sites.lengths
     )
@@ -77,6 +75,31 @@ def judge(
             done.append(found)
             report_progress(len(done), len(sites), "crystals", "relax and judge")
     return done
+
+
+def _digest(sites: Sites, possible: NDArray[np.bool_], hull: Hull, known: KnownCrystals) -> str:
+    """Names everything that decides the rows."""
+    parts = [
+        sha256_of_arrays(*asdict(sites).values(), possible),
+        sha256_of_arrays(hull.fractions, hull.energies),
+        known.digest,
+        GeometrySettings().model_dump_json(),
+        [NAME, MAX_FORCE, MAX_STEPS, MAX_VOLUME_CHANGE],
+    ]
+    return sha256_of_text(json.dumps(parts))
+
+
+def _begin(path: Path, digest: str) -> list[Judged]:
+    """Make the file ready for the next row; the rows that are there under the same digest, its first line."""
+    head, lines = json.dumps({"digest": digest}), list[str]()
+    if path.exists():
+        first, *rest = path.read_text(encoding="utf-8").split("\n")
+        if first == head:
+            lines = rest[:-1]  # what follows the last newline was cut off
+        else:
+            print(f"{path}: crystals judged under other settings or data passed over", file=sys.stderr)
+    write_atomically(path, "".join(f"{line}\n" for line in (head, *lines)).encode())
+    return [Judged(**json.loads(line)) for line in lines]
 
 
 class _Comparison:
