@@ -47,7 +47,7 @@ from sluice.models.modelfile import load_model, save_model
 from sluice.models.orbits import build_crystals
 from sluice.models.potential import energies
 from sluice.models.training import Plan, train
-from sluice.provenance import sha256_of_text
+from sluice.provenance import sha256_of_arrays, sha256_of_text
 
 # Measured: CPU-seconds for a crystal in training, a draw with its checks, a relaxation with its comparison.
 TRAINING_S, DRAW_S, RELAX_S = 1.7e-4, 4e-5, 0.5
@@ -122,6 +122,7 @@ class CubicGanExperiment(Experiment):
         data, split, _ = load_crystals(job.prepared)
         settings = config.settings.generator
         training = np.flatnonzero(split == "train")
+        content = sha256_of_arrays(data.space_groups, data.points, data.elements, data.lengths, split)
         learner = GanLearner(data, settings, training=training, validation=np.flatnonzero(split == "val"))
         rows = train(
             learner,
@@ -131,7 +132,7 @@ class CubicGanExperiment(Experiment):
                 epochs=settings.epochs,
                 batch_size=settings.batch_size,
                 seed=job.seed,
-                digest=sha256_of_text(settings.model_dump_json() + str(job.seed) + config.precision),
+                digest=sha256_of_text(f"{settings.model_dump_json()} {job.seed} {config.precision} {content}"),
                 checkpoints=job.checkpoints,
                 checkpoint_minutes=settings.checkpoint_minutes,
                 metrics=job.folder / "metrics.csv",
