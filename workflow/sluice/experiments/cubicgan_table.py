@@ -85,15 +85,25 @@ def funnel_rows(runs: Sequence[Path], critic_share: float, n_train: int) -> list
         ):
             total = found[f"{name}_{of}"]
             share = found[f"{name}_{key}"] / total if total else float("nan")
-            note = f"of {int(total):,} {_PASSED[of]}".replace(",", " ")
+            note = f"of {_spaced(total)} {_PASSED[of]}"
+            if (name, key) == ("critic", "distinct") and critic_share < 1:
+                note += "; 100 % by construction: they are chosen among draws with distinct sites"
             rows.append(Row(f"{said}: {what}", None, 100 * share, None, 1, n_train, n, "%", note))
+        compared, passed = len(read_sites(runs[0] / f"{name}_sample.npz")[0]), int(found[f"{name}_symmetry"])
+        # Draws do not depend on each other, so the first that pass are as good as any others.
+        part = f"a random part ({_spaced(compared)}) of" if compared < passed else "all of"
+        of_these = f"from {part} the {_spaced(passed)} draws that pass geometry and symmetry"
         for key, unit in _DISTANCES.items():
             value, ceiling = found[f"{name}_distance_{key}"], found[f"test_distance_{key}"]
-            note = f"to the training crystals; held-out MP crystals have {ceiling:.3g}"
-            rows.append(
-                Row(f"{said}: distance of {key.replace('_', ' ')}", None, value, None, 1, n_train, n, unit, note)
-            )
+            note = f"{of_these} to the training crystals; held-out MP crystals have {ceiling:.3g}"
+            quantity = f"{said}: distance of {key.replace('_', ' ')}"
+            rows.append(Row(quantity, None, value, None, 1, n_train, compared, unit, note))
     return rows
+
+
+def _spaced(n: float) -> str:
+    """A whole number with its thousands apart."""
+    return f"{int(n):,}".replace(",", " ")
 
 
 _PASSED = {"drawn": "drawn", "symmetry": "of the right symmetry", "charge": "that pass every check", "unique": "unique"}
