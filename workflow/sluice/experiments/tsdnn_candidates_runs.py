@@ -201,11 +201,14 @@ def run_classifier(config: CandidateConfig, job: Job) -> None:
 
 
 def run_adapted(config: CandidateConfig, job: Job) -> None:
-    """Learn from materials and from the DFT labels of candidates of other compositions; then from all candidates."""
+    """A CGCNN learns from materials and the DFT labels of candidates of other compositions; one more from all of them.
+
+    Each repeat deals the candidates into folds anew.
+    """
     data = Prepared(job.prepared, "given")
     candidates = data.candidates
     formulas = [f.decode() for f in data.columns["formula"][candidates]]
-    fold = folds_by_formula(formulas, config.settings.folds, config.seed)
+    fold = folds_by_formula(formulas, config.settings.folds, job.seed)
     scores = np.zeros(len(candidates))
     for k in range(config.settings.folds):
         learner = _adapt(config, job, data, candidates[fold != k], f"fold_{k}")
