@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from pymatgen.core import Element
 
+from sluice.crystals import Crystals
 from sluice.experiments.mp_structures import FILES, TABLE
 
 METALS = ("Li", "Na", "K", "Rb", "Mg", "Ca", "Sr", "Ba", "Mn", "Fe")
@@ -50,6 +51,19 @@ def write_list(path: Path, rows: pd.DataFrame | pd.Series) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with gzip.open(path, "wt") as handle:
         rows.to_csv(handle, header=False, index=False)
+
+
+def write_structures(folder: Path, names: list[str], crystals: Crystals) -> None:
+    """Crystals in the layout of mp_structures, all of them in its first file."""
+    folder.mkdir(parents=True)
+    cells = np.array([structure.lattice.parameters for structure in crystals.structures()])
+    for file in FILES:
+        chosen = slice(None) if file == FILES[0] else slice(0)
+        np.savez(
+            folder / file, material_id=np.array(names)[chosen], cell=cells[chosen],
+            offset=crystals.atom_offsets if file == FILES[0] else np.zeros(1, np.int64),
+            z=crystals.numbers, frac=crystals.frac_coords,
+        )  # fmt: skip
 
 
 def write_mp_data(root: Path) -> dict[str, Path]:

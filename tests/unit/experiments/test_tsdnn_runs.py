@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 import torch
 from crystals_for_models import decorated, labels
-from mp_data import write_list, write_mp_data
+from mp_data import write_list, write_mp_data, write_structures
 
 from sluice.errors import BadDataError, SluiceError
 from sluice.experiments.experiment import Job
 from sluice.experiments.folders import read_metrics
-from sluice.experiments.mp_structures import FILES, TABLE
+from sluice.experiments.mp_structures import TABLE
 from sluice.experiments.plan import replaced
 from sluice.experiments.tsdnn_stability import StabilityConfig, TsdnnStability
 from sluice.experiments.tsdnn_stability_runs import CHANGES, VARIANTS
@@ -53,15 +53,7 @@ def world(tmp_path_factory):
     energy -= np.median(energy)
     names = [f"mp-{i}" for i in range(N)]
     structures, tables = folder / "mp_structures", folder / "tsdnn_labels" / "datasets"
-    structures.mkdir()
-    cells = np.array([structure.lattice.parameters for structure in crystals.structures()])
-    for file in FILES:
-        chosen = slice(None) if file == FILES[0] else slice(0)
-        np.savez(
-            structures / file, material_id=np.array(names)[chosen], cell=cells[chosen],
-            offset=crystals.atom_offsets if file == FILES[0] else np.zeros(1, np.int64),
-            z=crystals.numbers, frac=crystals.frac_coords,
-        )  # fmt: skip
+    write_structures(structures, names, crystals)
     known = np.arange(N) % 2 == 0
     table = pd.DataFrame({"material_id": names, "cubicgan_like": 1, "e_form": np.where(known, energy, np.nan)})
     table["e_form_mp20"] = np.nan
