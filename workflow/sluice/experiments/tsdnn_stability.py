@@ -38,7 +38,10 @@ class StabilityConfig(ExperimentConfig):
 
 
 class TsdnnStability(Experiment):
-    """For both label sets: TSDNN, a regression, and TSDNN with each quirk of the published code."""
+    """For both label sets: TSDNN, a regression, TSDNN on the regression's rows, and a classifier without unlabelled.
+
+    For one of them: TSDNN with each quirk of the published code, and its paper's form, with and without them.
+    """
 
     config_type = StabilityConfig
 
@@ -119,9 +122,10 @@ class TsdnnStability(Experiment):
                 "Labels were made from other energies than those at hand and do not quite agree with them, so even a"
                 " perfect regression would miss some of them.",
                 "The published code's quirks (the sign of the student's gain, a baseline drawn at random in each step)"
-                " are measured as variants of both ways to learn, that of the table's first rows and the paper's; the"
+                " are measured as variants, each of TSDNN as it learns in the first rows and of its paper's form; the"
                 " corrected forms are the default. Where labels count in the student's own loss it learns from them"
-                " whatever its teacher is told, so a quirk there says less than in the paper's form.",
+                " whatever its teacher is told, so that a quirk matters less there.",
+                "Formation energies are those of one release, and of another for materials that the first lacks.",
             ],
         )
 
@@ -144,9 +148,10 @@ def _departures(training: TsdnnTraining) -> str:
     return (
         f"But for its rows in the paper's form TSDNN's answer is that of {training.answer} (the paper: student), the"
         f" optimizer is {training.optimizer} with a step of {training.learning_rate:g} (sgd, 0.001), and labels count"
-        f" {training.student_labels:g} in the student's own loss (0: the teacher's labels alone). In all rows gradients"
-        f" are clipped at a norm of {GRADIENT_NORM:g} and weights decay by {training.weight_decay:g}; of neither is"
-        " known that the paper had it."
+        f" {training.student_labels:g} in the student's own loss (0: the teacher's labels alone), and weights decay by"
+        f" {training.weight_decay:g} (0). In all rows gradients are clipped at a norm of {GRADIENT_NORM:g}, an epoch is"
+        " a pass over the labelled crystals, and both networks take labelled and unlabelled crystals in batches of"
+        " their own; the published code does not clip, passes over the larger of both sets, and puts both in one batch."
     )
 
 

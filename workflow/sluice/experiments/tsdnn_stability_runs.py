@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sluice.experiments.tsdnn_stability import StabilityConfig
 
 REGRESSION, SUPERVISED = "regression", "CGCNN classifier, no unlabelled"
-PAPER_FORM = "tsdnn, the paper's form"
+PAPER_FORM = "tsdnn in the paper's form"
 EQUAL_ROWS = "tsdnn on the regression's rows"
 WITH_ENERGIES = (REGRESSION, EQUAL_ROWS)  # these learn from, and choose the epoch on, materials with an energy only
 # Name of the job → label set, way to learn.
@@ -38,10 +38,10 @@ VARIANTS = {
     "unseparated_supervised": ("unseparated", SUPERVISED),
     "unseparated_sign": ("unseparated", "tsdnn with the sign quirk"),
     "unseparated_average": ("unseparated", "tsdnn with the moving-average quirk"),
-    "unseparated_published": ("unseparated", PAPER_FORM),
-    "unseparated_published_sign": ("unseparated", f"{PAPER_FORM} with the sign quirk"),
-    "unseparated_published_average": ("unseparated", f"{PAPER_FORM} with the moving-average quirk"),
-    "unseparated_published_code": ("unseparated", f"{PAPER_FORM} with both quirks, the published code"),
+    "unseparated_paper": ("unseparated", PAPER_FORM),
+    "unseparated_paper_sign": ("unseparated", f"{PAPER_FORM} with the sign quirk"),
+    "unseparated_paper_average": ("unseparated", f"{PAPER_FORM} with the moving-average quirk"),
+    "unseparated_paper_both": ("unseparated", f"{PAPER_FORM} with both quirks"),
     "separated": ("separated", "tsdnn"),
     "separated_regression": ("separated", REGRESSION),
     "separated_equal_rows": ("separated", EQUAL_ROWS),
@@ -49,14 +49,16 @@ VARIANTS = {
 }
 LIMITS = {"unseparated": 0.0, "separated": -2.0}  # eV/atom; what a 1 means
 SIGN, AVERAGE = {"gain": "new_minus_old"}, {"moving_average": "redrawn"}
-PAPER = {"answer": "student", "optimizer": "sgd", "learning_rate": 1e-3, "student_labels": 0.0}
+PAPER = {
+    "answer": "student", "optimizer": "sgd", "learning_rate": 1e-3, "weight_decay": 0.0, "student_labels": 0.0,
+}  # fmt: skip
 CHANGES: dict[str, dict[str, Any]] = {
     "unseparated_sign": SIGN,
     "unseparated_average": AVERAGE,
-    "unseparated_published": PAPER,
-    "unseparated_published_sign": PAPER | SIGN,
-    "unseparated_published_average": PAPER | AVERAGE,
-    "unseparated_published_code": PAPER | SIGN | AVERAGE,
+    "unseparated_paper": PAPER,
+    "unseparated_paper_sign": PAPER | SIGN,
+    "unseparated_paper_average": PAPER | AVERAGE,
+    "unseparated_paper_both": PAPER | SIGN | AVERAGE,
 }
 GRAPHS = "graphs.h5"
 
@@ -110,7 +112,8 @@ def run(config: StabilityConfig, job: Job) -> None:
             hyperparameters=_sizes(config) | {"answer": changes.pop("answer", config.settings.training.answer)},
             **(config.settings.training.learner() | changes),
         )  # fmt: skip
-    plan = plan_of(config, job, len(rows["train"]), f"{digest} {learner.hyperparameters}")
+    own = CHANGES.get(job.variant, {})
+    plan = plan_of(config, job, len(rows["train"]), f"{digest} {learner.hyperparameters} {own}")
     train(learner, plan)
     learner.use_best()
     output = learner.predict(test)
