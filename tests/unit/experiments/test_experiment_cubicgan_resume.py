@@ -196,7 +196,7 @@ def test_the_table_says_how_many_crystals_were_compared(tmp_path, kept):
     distances = [row for row in rows if "distance of" in row.quantity]
     assert len(distances) == 12
     assert {row.n_test for row in distances} == {kept}
-    part = "from all of the 5 draws" if kept == 5 else "from a random part (3) of the 5 draws"
+    part = "from all of the 5 draws" if kept == 5 else "from the first 3 of the 5 draws"
     assert all(row.note.startswith(f"{part} that pass geometry and symmetry to the training") for row in distances)
     assert {row.n_test for row in rows if row not in distances} == {9000}
     so = {row.quantity: "by construction" in row.note for row in rows if "sites distinct" in row.quantity}

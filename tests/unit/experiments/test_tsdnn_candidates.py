@@ -316,5 +316,5 @@ def test_the_roc_curve_is_the_mean_over_repeats(finished):
     curve = curves["CGCNN that also learnt from candidates of other compositions"]
     each = [read_metrics(run)["roc_auc"][0] for run in runs[ADAPTED]]
     area = np.trapezoid(curve.y, curve.x)
-    assert abs(each[0] - each[1]) > 0.01, "else this test could not fail"
+    assert abs(each[0] - each[1]) > 2 * 0.003, "else this test could not fail"
     assert area == pytest.approx(np.mean(each), abs=0.003)

@@ -91,7 +91,7 @@ def funnel_rows(runs: Sequence[Path], critic_share: float, n_train: int) -> list
             rows.append(Row(f"{said}: {what}", None, 100 * share, None, 1, n_train, n, "%", note))
         compared, passed = len(read_sites(runs[0] / f"{name}_sample.npz")[0]), int(found[f"{name}_symmetry"])
         # Draws do not depend on each other, so the first that pass are as good as any others.
-        part = f"a random part ({_spaced(compared)}) of" if compared < passed else "all of"
+        part = f"the first {_spaced(compared)} of" if compared < passed else "all of"
         of_these = f"from {part} the {_spaced(passed)} draws that pass geometry and symmetry"
         for key, unit in _DISTANCES.items():
             value, ceiling = found[f"{name}_distance_{key}"], found[f"test_distance_{key}"]

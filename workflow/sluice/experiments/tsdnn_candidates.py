@@ -13,8 +13,8 @@ from sluice.experiments import tsdnn_candidates_compare, tsdnn_candidates_runs
 from sluice.experiments.experiment import Comparison, Experiment, ExperimentConfig, Job, Part
 from sluice.experiments.tsdnn_settings import GraphSettings, TsdnnTraining
 
-# CPU seconds on one thread: a labelled row in a step of TSDNN, of a lone CGCNN, a graph. The first is what a run of
-# one repeat, 0.31 CPU-hours, leaves for it.
+# CPU seconds on one thread: a labelled row in a step of TSDNN, of a lone CGCNN, a graph. The first was solved from a
+# measured run of one repeat, 0.31 CPU-hours.
 TSDNN_ROW, CGCNN_ROW, GRAPH = 1.22e-3, 2.5e-4, 1.2e-3
 # Training rows of the two label sets, candidates that a fold's network learns from, and graphs.
 UNSEPARATED, SEPARATED, CANDIDATES, GRAPHS = 3200, 7000, 400, 2 * 20_000

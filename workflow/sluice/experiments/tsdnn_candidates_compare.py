@@ -236,8 +236,9 @@ def _analysis(rows: Sequence[Row], best: str, table: pd.DataFrame) -> list[str]:
         "The authors' score saw no candidate's DFT label, so that the first rows are no comparison of methods. The "
         f"rows to compare it with are those with '{UNSEEN.removeprefix(', ')}'. They are of a classifier of materials "
         f"only, chosen on validation materials at a wrong size ({NAMES[best]}; model_without_dft_labels.ckpt). It "
-        f"reaches {_spread(unseen)}, the authors' own score {main.paper:.3f}. All candidates are picks of that score, "
-        f"which is at least {table['authors_score'].astype(float).min():.5f} for each of them: it orders its own best.",
+        f"reaches {_spread(unseen)}, the authors' own score {main.paper:.3f}. The authors chose the candidates by that "
+        f"score: here it has to rank crystals to which it gives {table['authors_score'].astype(float).min():.5f} or "
+        "more, all of them.",
         "Repeats differ in the networks' seeds and in how candidates are dealt into folds; materials and their splits "
         "are the same in all of them. Both model files are of the first repeat.",
         "The labels themselves explain the distance. In the authors' DFT "

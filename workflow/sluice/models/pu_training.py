@@ -1,4 +1,4 @@
-"""How the bagged networks learn: all bags at once on the same graphs, each on its own rows."""
+"""How the bagged networks learn: in the same steps on the same graphs, each on its own rows of a batch."""
 
 from __future__ import annotations
 
