@@ -124,7 +124,7 @@ class TsdnnStability(Experiment):
                 "The published code's quirks (the sign of the student's gain, a baseline drawn at random in each step)"
                 " are measured as variants, each of TSDNN as it learns in the first rows and of its paper's form; the"
                 " corrected forms are the default. Where labels count in the student's own loss it learns from them"
-                " whatever its teacher is told, so that a quirk matters less there.",
+                " whatever its teacher is told.",
                 "Formation energies are those of one release, and of another for materials that the first lacks.",
             ],
         )
