@@ -44,12 +44,13 @@ EXTRA = "synth_additional_validation"
 # Job: the balanced table without its labelled crystals of two elements. All of its test positives have two, next to
 # none of the positives learnt from and many negatives: it teaches that two elements speak against a material.
 NO_BINARIES = "no_binaries"
+BALANCED = ("balanced_synth/data_labeled.csv.gz", "balanced_synth/data_test.csv.gz")
 # Job → table to learn from, table to measure on.
 SPLITS = {
-    "test": ("balanced_synth/data_labeled.csv.gz", "balanced_synth/data_test.csv.gz"),
+    "test": BALANCED,
     "time": (f"{EXTRA}/time_split/dataset.csv.gz", f"{EXTRA}/time_split/data_test.csv.gz"),
     "elements": (f"{EXTRA}/element_holdout/dataset.csv.gz", f"{EXTRA}/element_holdout/data_test.csv.gz"),
-    NO_BINARIES: ("balanced_synth/data_labeled.csv.gz", "balanced_synth/data_test.csv.gz"),
+    NO_BINARIES: BALANCED,
 }
 UNLABELLED = "balanced_synth/data_unlabeled.csv.gz"
 
@@ -171,7 +172,7 @@ def run_tsdnn(config: SynthesizabilityConfig, job: Job) -> None:
         keep &= elements(data.graphs, known) != 2
         if len(np.unique(labels[keep])) < 2:
             raise BadDataError(
-                f"{SPLITS[NO_BINARIES][0]}: but for crystals of two elements there are not both positives and negatives"
+                f"{BALANCED[0]}: but for crystals of two elements there are not both positives and negatives"
                 " to learn from; raise settings.max_rows or settings.graphs.max_atoms"
             )
     known, labels = known[keep], labels[keep]
