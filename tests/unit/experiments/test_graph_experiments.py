@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
+
 import numpy as np
 import pandas as pd
 import pytest
 from mp_data import write_mp_data
 from pymatgen.core import Lattice, Structure
 
+from sluice.errors import BadDataError
 from sluice.experiments.experiment import Job, load_experiment
 from sluice.experiments.folders import read_metrics
 from sluice.experiments.mp_structures import TABLE
+from sluice.experiments.tsdnn_synthesizability_authors import FILES, authors_called
 from sluice.experiments.tsdnn_synthesizability_runs import (
     NO_BINARIES,
     SPLITS,
@@ -137,6 +141,40 @@ def test_learning_without_labelled_binaries(done):
     assert at.sluice_mean == tpr_at_precision(score, label, read_metrics(runs["bags"][0])["precision"][0])
     said = f"calls {found['tpr'][0]:.1%} of the test positives positive (with them {usual['tpr'][0]:.1%})"
     assert any(said in paragraph for paragraph in comparison.analysis)
+
+
+@pytest.mark.parametrize("done", ["tsdnn-synthesizability"], indirect=True)
+def test_the_authors_predictions_stand_beside_ours_on_the_same_rows(done):
+    """They call all positives but one, and nothing else; one of their positives has no structure here."""
+    _, config, runs, comparison = done
+    rows = {row.quantity: row for row in comparison.rows}
+    for title, run in (("time split", runs["time"][0]), ("element hold-out", runs["elements"][0])):
+        label = read_scores(run)[1]
+        n = int((label == 1).sum())
+        recall = rows[f"TPR on {title}, TSDNN"]
+        assert recall.paper == pytest.approx((n - 1) / n) and recall.n_test == n
+        assert f"(on all of theirs {n / (n + 1):.4f})" in recall.note
+        others = rows[f"share called positive of the others in the test table, {title}, TSDNN"]
+        assert others.paper == 0.0 and others.n_test == len(label) - n and "on all of theirs 0.0000" in others.note
+        said = f"the authors' {100 * (n - 1) / n:.1f} on the same rows and {100 * n / (n + 1):.1f} on all of theirs"
+        assert any(f"By the {title} ours is" in text and said in text for text in comparison.analysis)
+    folder = config.data_folders["tsdnn_labels"] / "paper_results"
+    prepared = runs["test"][0].parents[1] / "prepared"
+    folder.rename(folder.with_name("away"))
+    try:
+        without = load_experiment("tsdnn-synthesizability").compare(config, prepared, runs)
+    finally:
+        folder.with_name("away").rename(folder)
+    assert {row.paper for row in without.rows if "time split" in row.quantity} == {None}
+    assert not any("the authors'" in text and "By the time split" in text for text in without.analysis)
+    path = folder / FILES["time"]
+    before = path.read_bytes()
+    path.write_bytes(gzip.compress(b"id,p\nmp-1,0.5\n"))
+    try:
+        with pytest.raises(BadDataError, match="no columns MPID and Score; there are id, p"):
+            authors_called(config, prepared, "time")
+    finally:
+        path.write_bytes(before)
 
 
 def test_the_cost_grows_with_epochs(done):

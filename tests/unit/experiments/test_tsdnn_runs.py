@@ -1,6 +1,7 @@
 """The jobs of the stability and the synthesizability experiment, on a small world made here."""
 
 import gzip
+import math
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -33,6 +34,7 @@ from sluice.experiments.tsdnn_synthesizability_runs import (
     elements,
     new_compositions,
     read_scores,
+    recall_and_precision,
     tpr_at_precision,
 )
 from sluice.models.graph_store import read_graphs
@@ -309,6 +311,11 @@ def test_recall_at_a_precision_by_hand():
     assert tpr_at_precision(score, label, 0.75) == 1.0  # the two of equal score are called together
     assert tpr_at_precision(score, label, 0.76) == pytest.approx(1 / 3)
     assert tpr_at_precision(-score, label, 0.9) == 0.0
+    # A baseline that calls nothing positive has no precision to be compared at: no goal is met by it.
+    assert math.isnan(recall_and_precision(np.full(3, 0.2), label[:3])["precision"])
+    assert math.isnan(tpr_at_precision(score, label, math.nan))
+    assert math.isnan(tpr_at_precision(score, np.zeros_like(label), 0.5))
+    assert math.isnan(recall_and_precision(score, np.zeros_like(label))["tpr"])
 
 
 def test_compositions_not_learnt_from():

@@ -13,8 +13,9 @@ from sluice.config_base import Count, Section
 from sluice.experiments import tsdnn_stability_runs as runs_module
 from sluice.experiments.experiment import Comparison, Experiment, ExperimentConfig, Job, Part, Row
 from sluice.experiments.results import learning_curve, metric_of, missed_goals, named, row_of, summarize
-from sluice.experiments.tsdnn_settings import GraphSettings, TsdnnTraining
+from sluice.experiments.tsdnn_settings import ATOM_FEATURES, GraphSettings, TsdnnTraining
 from sluice.models.cgcnn_training import GRADIENT_NORM
+from sluice.store import Store
 
 # CPU seconds on one thread: a labelled row in a step of TSDNN, of a lone CGCNN, a graph.
 TSDNN_ROW, CGCNN_ROW, GRAPH = 1.25e-3, 2.5e-4, 1.2e-3
@@ -112,12 +113,14 @@ class TsdnnStability(Experiment):
             analysis=[
                 *_causes(config, rows, runs),
                 "Splits are by formula (train 70 %, validation 10 %, test 20 %), drawn anew for each repeat, the same"
-                " for all models: no polymorph of a test formula is learnt from. The regression learns from those"
-                " training materials whose formation energy is known, and is thresholded at the labels' own limit;"
-                " TSDNN has all labels, as in the paper. The gain with TSDNN held to the regression's materials is a"
-                " row of its own, and so is one CGCNN classifier of all labels without unlabelled materials: the first"
-                " tells what the missing energies are worth, the second what a second network and the unlabelled"
+                " for all models: no labelled polymorph of a test formula is learnt from (some unlabelled crystals are"
+                " polymorphs of one, without a label); n_train and n_test are the first repeat's. The regression learns"
+                " from those training materials whose formation energy is known, and is thresholded at the labels' own"
+                " limit; TSDNN has all labels, as in the paper. The gain with TSDNN held to the regression's materials"
+                " is a row of its own, and so is one CGCNN classifier of all labels without unlabelled materials: the"
+                " first tells what the missing energies are worth, the second what a second network and the unlabelled"
                 " materials are together.",
+                _at_hand(config, prepared),
                 _departures(config.settings.training),
                 "Labels were made from other energies than those at hand and do not quite agree with them, so even a"
                 " perfect regression would miss some of them.",
@@ -143,6 +146,19 @@ def _causes(config: StabilityConfig, rows: Sequence[Row], runs: Mapping[str, Seq
     ]
 
 
+def _at_hand(config: StabilityConfig, prepared: Path) -> str:
+    """How many of the published labels have a structure here."""
+    found = []
+    with Store(prepared / runs_module.GRAPHS, "graphs", verify=False) as store:
+        for label, words in WORDS.items():
+            published = len(runs_module.published_labels(config, label))
+            found.append(f"{int(np.isfinite(store.column(label)).sum())} of {published} ({words})")
+    return (
+        f"Of the published labels those with a structure of at most {config.settings.graphs.max_atoms} atoms at hand"
+        f" are used: {', '.join(found)}."
+    )
+
+
 def _departures(training: TsdnnTraining) -> str:
     """How TSDNN learnt and answered here, beside the paper's way."""
     return (
@@ -152,6 +168,7 @@ def _departures(training: TsdnnTraining) -> str:
         f" {training.weight_decay:g} (0). In all rows gradients are clipped at a norm of {GRADIENT_NORM:g}, an epoch is"
         " a pass over the labelled crystals, and both networks take labelled and unlabelled crystals in batches of"
         " their own; the published code does not clip, passes over the larger of both sets, and puts both in one batch."
+        f" {ATOM_FEATURES} TSDNN's networks have one output each, the published ones two."
     )
 
 

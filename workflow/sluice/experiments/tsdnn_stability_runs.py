@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from sluice.experiments.experiment import Job
@@ -63,13 +64,18 @@ CHANGES: dict[str, dict[str, Any]] = {
 GRAPHS = "graphs.h5"
 
 
+def published_labels(config: StabilityConfig, name: str) -> pd.Series:
+    """The authors' labels of one set, by id."""
+    return read_labels(config.data_folders["tsdnn_labels"], f"{name}_fe/data_labeled.csv.gz")
+
+
 def prepare(config: StabilityConfig, folder: Path) -> None:
     """One store of graphs with labels, energies and formulas."""
     s = config.settings
     rng = np.random.default_rng([config.seed, 5])
     labels = {}
     for name in LIMITS:
-        found = read_labels(config.data_folders["tsdnn_labels"], f"{name}_fe/data_labeled.csv.gz")
+        found = published_labels(config, name)
         labels[name] = found.sample(min(len(found), s.max_labelled), random_state=int(rng.integers(2**31)))
     table = read_table(config.data_folders["mp_structures"]).set_index("material_id")
     labelled = set(labels["unseparated"].index) | set(labels["separated"].index)

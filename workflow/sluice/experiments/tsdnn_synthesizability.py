@@ -16,7 +16,8 @@ from sluice.experiments import tsdnn_synthesizability_runs
 from sluice.experiments.experiment import Comparison, Experiment, ExperimentConfig, Job, Part, Row
 from sluice.experiments.folders import HISTORY_FILE
 from sluice.experiments.results import learning_curve, metric_of, missed_goals, named, row_of, summarize
-from sluice.experiments.tsdnn_settings import GraphSettings, TsdnnTraining
+from sluice.experiments.tsdnn_settings import ATOM_FEATURES, GraphSettings, TsdnnTraining
+from sluice.experiments.tsdnn_synthesizability_authors import Called, authors_called
 from sluice.experiments.tsdnn_synthesizability_mining import FIRST_PASS, MINES
 from sluice.experiments.tsdnn_synthesizability_runs import NO_BINARIES, read_scores
 
@@ -24,10 +25,13 @@ from sluice.experiments.tsdnn_synthesizability_runs import NO_BINARIES, read_sco
 # row of one bag, a graph.
 TSDNN_ROW, BAG_ROW, GRAPH = 5.2e-3, 1.0e-3, 1.2e-3
 PAPER_TPR, PAPER_PU_TPR = 0.979, 0.879  # arXiv; the published abstract says .929 for TSDNN
-PAPER_SHARES = {"time": 0.9165, "elements": 0.727}  # from the authors' stored predictions
 AT_EQUAL_PRECISION = "TPR on test positives at the PU baseline's precision, TSDNN"
 COUNTS = {"n_train": "n_train", "n_test": "n_positive"}  # columns of a row of recall, and the metric that each is
+PAPER_BAGS = 100
 TITLES = {"test": "test positives", "time": "time split", "elements": "element hold-out"}
+
+
+Authors = Mapping[str, tuple[Called, Called] | None]
 
 
 class SynthesizabilitySettings(Section):
@@ -116,7 +120,8 @@ class TsdnnSynthesizability(Experiment):
 
     def compare(self, config: SynthesizabilityConfig, prepared: Path, runs: Mapping[str, Sequence[Path]]) -> Comparison:
         """Recall, share called positive, precision, parameters."""
-        rows = _recall_rows(runs)
+        authors = {name: authors_called(config, prepared, name) for name in FIRST_PASS}
+        rows = _recall_rows(runs, authors)
         columns: dict[str, Any] = {n: _of(runs["test"], key) for n, key in COUNTS.items()} | {"unit": "share"}
         rows.append(_at_equal_precision(runs, "test", AT_EQUAL_PRECISION, **columns, paper=PAPER_TPR))
         rows += _no_binaries_rows(runs)
@@ -132,19 +137,36 @@ class TsdnnSynthesizability(Experiment):
             )
         )
         rows.append(
-            summarize("share of unlabelled called positive, TSDNN", runs["test"], "unlabelled_positive", unit="share")
+            summarize(
+                "share of unlabelled called positive, TSDNN",
+                runs["test"],
+                "unlabelled_positive",
+                unit="share",
+                n_train=columns["n_train"],
+                n_test=_of(runs["test"], "n_unlabelled"),
+            )
         )
         rows.append(
             summarize(
                 "TPR on test positives of compositions not learnt from, TSDNN", runs["test"], "tpr_new", unit="share",
-                n_test=_of(runs["test"], "n_positive_new"), note="the published split is by id, not by composition",
+                n_train=columns["n_train"], n_test=_of(runs["test"], "n_positive_new"),
+                note="the published split is by id, not by composition",
             )
         )  # fmt: skip
         note = "positives of the training table at random; they choose the epoch"
         rows.append(
-            summarize("TPR on its held-out positives, TSDNN", runs["test"], "held_out_tpr", unit="share", note=note)
+            summarize(
+                "TPR on its held-out positives, TSDNN",
+                runs["test"],
+                "held_out_tpr",
+                unit="share",
+                note=note,
+                n_train=columns["n_train"],
+            )
         )
         columns["n_train"] = _of(runs["bags"], "n_train")
+        s = config.settings
+        columns["note"] = f"{s.bags} bags with {s.bag_epochs} passes (published: {PAPER_BAGS} with 50)"
         for metric, words, published, n_test in (
             ("tpr", "TPR on test positives, PU baseline", PAPER_PU_TPR, columns["n_test"]),
             ("held_out_tpr", "TPR on its held-out positives, PU baseline", None, None),
@@ -158,7 +180,7 @@ class TsdnnSynthesizability(Experiment):
                 "parameters of the PU baseline over TSDNN's",
                 49.0,
                 ratio,
-                note=f"{config.settings.bags} bags against two networks",
+                note=f"{s.bags} bags against two networks; {PAPER_BAGS} would be {ratio * PAPER_BAGS / s.bags:.3g}",
             )
         )
         curve = learning_curve({TITLES[n]: runs[n] for n in TITLES}, ["val_roc_auc"], y_title="validation ROC AUC")
@@ -176,23 +198,27 @@ class TsdnnSynthesizability(Experiment):
                 _kinds(runs),
                 _baseline(config),
                 *(_two_passes(config, name, runs) for name in FIRST_PASS),
-                "The others of those two test tables have no status either: some are synthesizable, so what TSDNN calls"
-                " positive of them is not its rate of errors. A recall says something as far as it is above that share:"
-                " who tells nothing apart has both alike.",
+                _others_say(runs, authors),
+                ATOM_FEATURES,
             ],
         )  # fmt: skip
 
 
-def _recall_rows(runs: Mapping[str, Sequence[Path]]) -> list[Row]:
-    """TSDNN's recall by each way to split."""
+def _recall_rows(runs: Mapping[str, Sequence[Path]], authors: Authors) -> list[Row]:
+    """TSDNN's recall by each way to split; the authors' of the two additional ones on the same rows."""
     rows = []
     for name, title in TITLES.items():
         columns: dict[str, Any] = {n: _of(runs[name], key) for n, key in COUNTS.items()} | {"unit": "share"}
         columns["note"] = _mined_note(runs, name) if name in FIRST_PASS else ""
-        paper = PAPER_SHARES.get(name, PAPER_TPR)
+        theirs = authors.get(name)
+        paper = PAPER_TPR if name not in FIRST_PASS else theirs and theirs[0].tpr
+        if theirs:
+            columns["note"] += (
+                f"; paper: the authors' stored predictions on these rows (on all of theirs {theirs[1].tpr:.4f})"
+            )
         rows.append(summarize(f"TPR on {title}, TSDNN", runs[name], "tpr", paper=paper, **columns))
         if name in FIRST_PASS:
-            rows.append(_others_row(runs[name], title))
+            rows.append(_others_row(runs[name], title, theirs))
             rows += _mining_rows(runs[FIRST_PASS[name]], title)
     return rows
 
@@ -220,11 +246,14 @@ def _mining_rows(runs: Sequence[Path], title: str) -> list[Row]:
     ]  # fmt: skip
 
 
-def _others_row(runs: Sequence[Path], title: str) -> Row:
+def _others_row(runs: Sequence[Path], title: str, theirs: tuple[Called, Called] | None) -> Row:
     """Share called positive of a test table's rows that are not known to be: without it a TPR says nothing."""
     quantity = f"share called positive of the others in the test table, {title}, TSDNN"
     note = "materials without a status, no negatives"
-    return row_of(quantity, _others_called(runs), unit="share", n_test=len(_others(runs[0])), note=note)
+    if theirs:
+        note += f"; paper: as above (on all of theirs {theirs[1].others:.4f})"
+    columns: dict[str, Any] = {"n_train": _of(runs, "n_train"), "n_test": len(_others(runs[0])), "unit": "share"}
+    return row_of(quantity, _others_called(runs), paper=theirs and theirs[0].others, note=note, **columns)
 
 
 def _others_called(runs: Sequence[Path]) -> list[float]:
@@ -295,6 +324,23 @@ def _two_passes(config: SynthesizabilityConfig, split: str, runs: Mapping[str, S
         f" from the first pass it calls {_mean(first, 'held_out_tpr'):.1%} positive. TSDNN calls {called:.1%} of the"
         f" test positives positive, and {others:.1%} of the others in the test table."
     )
+
+
+def _others_say(runs: Mapping[str, Sequence[Path]], authors: Authors) -> str:
+    """What a recall without negatives is worth, ours and the authors'."""
+    text = (
+        "The others of those two test tables have no status either: some are synthesizable, so what TSDNN calls"
+        " positive of them is not its rate of errors. A recall says something as far as it is above that share: who"
+        " tells nothing apart has both alike."
+    )
+    for name in FIRST_PASS:
+        if theirs := authors[name]:
+            ours = _mean(runs[name], "tpr") - float(np.mean(_others_called(runs[name])))
+            text += (
+                f" By the {TITLES[name]} ours is {100 * ours:.1f} points above it, the authors'"
+                f" {100 * theirs[0].above:.1f} on the same rows and {100 * theirs[1].above:.1f} on all of theirs."
+            )
+    return text
 
 
 def _kinds(runs: Mapping[str, Sequence[Path]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -94,23 +95,28 @@ class Tables:
 
 
 def recall_and_precision(score: NDArray[np.float64], label: NDArray[np.int64]) -> dict[str, float]:
-    """TPR and precision at a probability of one half."""
+    """TPR and precision at a probability of one half; NaN without a positive, or without a row called so."""
     called, positive = score > 0.5, label == 1
-    hits = float((called & positive).sum())
+    hits, n_called, n_positive = (int(found.sum()) for found in (called & positive, called, positive))
     return {
-        "tpr": hits / max(1, int(positive.sum())),
-        "precision": hits / max(1, int(called.sum())),
-        "n_positive": int(positive.sum()),
+        "tpr": hits / n_positive if n_positive else math.nan,
+        "precision": hits / n_called if n_called else math.nan,
+        "n_positive": n_positive,
     }
 
 
 def tpr_at_precision(score: NDArray[np.float64], label: NDArray[np.int64], precision: float) -> float:
-    """Greatest TPR of a threshold on the score at which the precision is at least the given one; 0 if none is."""
+    """Greatest TPR of a threshold on the score at which the precision is at least the given one; 0 if none is.
+
+    NaN if the precision is (its owner called nothing positive), or without a positive.
+    """
+    if math.isnan(precision) or not (label == 1).any():
+        return math.nan
     order = np.argsort(-score, kind="stable")
     hits, called = np.cumsum(label[order] == 1), np.arange(1, len(order) + 1)
     last_of_ties = np.append(np.diff(score[order]) != 0, True)
     reached = last_of_ties & (hits / called >= precision)
-    return float(hits[reached].max(initial=0) / max(1, int((label == 1).sum())))
+    return float(hits[reached].max(initial=0) / (label == 1).sum())
 
 
 def new_compositions(graphs: Graphs, rows: NDArray[np.int64], learnt: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -144,7 +150,7 @@ def measure(job: Job, score: NDArray[np.float64], truth: NDArray[np.int64], new:
     np.savez_compressed(job.folder / SCORES, score=score, label=truth, new=new)
     fresh = recall_and_precision(score[new], truth[new])
     return recall_and_precision(score, truth) | {
-        "tpr_new": fresh["tpr"] if fresh["n_positive"] else float("nan"),
+        "tpr_new": fresh["tpr"],
         "n_positive_new": fresh["n_positive"],
     }
 
