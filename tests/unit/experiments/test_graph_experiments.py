@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from mp_data import write_mp_data
 from pymatgen.core import Lattice, Structure
+from sklearn.metrics import roc_auc_score
 
 from sluice.errors import BadDataError
 from sluice.experiments.experiment import Job, load_experiment
@@ -156,6 +157,9 @@ def test_the_authors_predictions_stand_beside_ours_on_the_same_rows(done):
         assert f"(on all of theirs {n / (n + 1):.4f})" in recall.note
         others = rows[f"share called positive of the others in the test table, {title}, TSDNN"]
         assert others.paper == 0.0 and others.n_test == len(label) - n and "on all of theirs 0.0000" in others.note
+        area = rows[f"ROC AUC of positives against the others, {title}, TSDNN"]
+        assert area.paper == 1.0 and area.sluice_mean == roc_auc_score(label == 1, read_scores(run)[0])
+        assert area.n_test == len(label)
         said = f"the authors' {100 * (n - 1) / n:.1f} on the same rows and {100 * n / (n + 1):.1f} on all of theirs"
         assert any(f"By the {title} ours is" in text and said in text for text in comparison.analysis)
     folder = config.data_folders["tsdnn_labels"] / "paper_results"

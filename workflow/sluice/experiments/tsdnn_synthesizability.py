@@ -20,6 +20,7 @@ from sluice.experiments.tsdnn_settings import ATOM_FEATURES, GraphSettings, Tsdn
 from sluice.experiments.tsdnn_synthesizability_authors import Called, authors_called
 from sluice.experiments.tsdnn_synthesizability_mining import FIRST_PASS, MINES
 from sluice.experiments.tsdnn_synthesizability_runs import NO_BINARIES, read_scores
+from sluice.models.cgcnn_training import roc_auc
 
 # CPU seconds on one thread, measured with cells of at most 20 atoms, scaled to 40: a labelled row in a step of TSDNN, a
 # row of one bag, a graph.
@@ -218,7 +219,7 @@ def _recall_rows(runs: Mapping[str, Sequence[Path]], authors: Authors) -> list[R
             )
         rows.append(summarize(f"TPR on {title}, TSDNN", runs[name], "tpr", paper=paper, **columns))
         if name in FIRST_PASS:
-            rows.append(_others_row(runs[name], title, theirs))
+            rows += [_others_row(runs[name], title, theirs), _area_row(runs[name], title, theirs)]
             rows += _mining_rows(runs[FIRST_PASS[name]], title)
     return rows
 
@@ -254,6 +255,19 @@ def _others_row(runs: Sequence[Path], title: str, theirs: tuple[Called, Called] 
         note += f"; paper: as above (on all of theirs {theirs[1].others:.4f})"
     columns: dict[str, Any] = {"n_train": _of(runs, "n_train"), "n_test": len(_others(runs[0])), "unit": "share"}
     return row_of(quantity, _others_called(runs), paper=theirs and theirs[0].others, note=note, **columns)
+
+
+def _area_row(runs: Sequence[Path], title: str, theirs: tuple[Called, Called] | None) -> Row:
+    """Positives against the others of a test table, whatever the threshold."""
+    scores = [read_scores(run) for run in runs]
+    note = "the others taken for negatives, though some are synthesizable"
+    if theirs:
+        note += f"; paper: as above (on all of theirs {theirs[1].roc_auc:.4f})"
+    return row_of(
+        f"ROC AUC of positives against the others, {title}, TSDNN",
+        [roc_auc(label == 1, score) for score, label in scores],
+        paper=theirs and theirs[0].roc_auc, n_train=_of(runs, "n_train"), n_test=len(scores[0][0]), note=note,
+    )  # fmt: skip
 
 
 def _others_called(runs: Sequence[Path]) -> list[float]:

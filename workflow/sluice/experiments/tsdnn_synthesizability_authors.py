@@ -11,6 +11,7 @@ import pandas as pd
 from sluice.errors import BadDataError
 from sluice.experiments.tsdnn_data import read_labels
 from sluice.experiments.tsdnn_synthesizability_runs import GRAPHS, SPLITS, read_table
+from sluice.models.cgcnn_training import roc_auc
 from sluice.store import Store
 
 if TYPE_CHECKING:
@@ -21,15 +22,17 @@ FILES = {"time": "time_split_test_results.csv.gz", "elements": "element_holdout_
 
 @dataclass(frozen=True)
 class Called:
-    """Shares that the authors' TSDNN called positive at one half; NaN of no rows.
+    """What the authors' TSDNN called positive at one half, and its ROC AUC; NaN of no rows.
 
     Attributes:
-        tpr: of the test positives.
-        others: of the other rows of the test table, which have no status.
+        tpr: share of the test positives.
+        others: share of the other rows of the test table, which have no status.
+        roc_auc: area under the ROC curve, the others taken for negatives; a threshold does not matter there.
     """
 
     tpr: float
     others: float
+    roc_auc: float
 
     @property
     def above(self) -> float:
@@ -69,4 +72,5 @@ def _called(labels: pd.Series, score: pd.Series) -> Called:
     both = pd.concat([labels, score], axis=1, join="inner")
     positive = both["label"] == 1
     called = both["Score"] > 0.5
-    return Called(float(called[positive].mean()), float(called[~positive].mean()))
+    area = roc_auc(positive.to_numpy(), both["Score"].to_numpy())
+    return Called(float(called[positive].mean()), float(called[~positive].mean()), area)
