@@ -59,6 +59,55 @@ def test_scores_are_held_against_named_columns(given):
     assert (work / "out_calibration.html").stat().st_size > 10_000
 
 
+@pytest.fixture
+def classifier(given):
+    """A classifier in place of the regression, with classes 0 and 1 of the six crystals, and its scores."""
+    _, folder, work = given
+    torch.manual_seed(1)
+    path = work / "classifier.ckpt"
+    state = CGCNN(**SIZES).state_dict()
+    save_model(path, kind="cgcnn", task="classification", hyperparameters=SIZES, state=state, facts={})
+    assert run(path, folder, work / "plain.csv").exit_code == 0
+    with (work / "plain.csv").open() as handle:
+        scores = {row["id"]: float(row["score"]) for row in csv.DictReader(handle) if row["score"]}
+    best = sorted(scores, key=scores.__getitem__)[-2:]
+    lines = [f"{name},{int(name in best)},{-1.0 if name in best else 1.0}" for name in scores]
+    (work / "classes.csv").write_text("\n".join(["id,made,energy", *lines]) + "\n")
+    return path, folder, work
+
+
+def metrics_of(output):
+    return {line.rsplit(maxsplit=1)[0].strip(): line.split()[-1] for line in output.splitlines() if line}
+
+
+def test_a_classifier_is_held_against_classes(classifier):
+    """The two with the highest scores are of class 1: no other order is right."""
+    model, folder, work = classifier
+    labels = ("--labels", work / "classes.csv", "--label-column", "made")
+    result = run(model, folder, work / "out.csv", *labels, "--classes")
+    assert result.exit_code == 0, result.output
+    found = metrics_of(result.output)
+    assert "positive: class 1" in result.output and found["positive"] == "2"
+    assert found["ROC AUC"] == "1.0000" and found["MAE"] == "-"
+    result = run(model, folder, work / "out.csv", "--labels", work / "classes.csv", "--label-column", "energy")
+    assert metrics_of(result.output)["ROC AUC"] == "1.0000", "values up to 0 are positive"
+
+
+def test_classes_are_never_taken_for_values(classifier):
+    model, folder, work = classifier
+    labels = ("--labels", work / "classes.csv", "--label-column", "made")
+    for options, said in (
+        ((), "all labels are 0 or 1: say --classes"),
+        (("--classes", "--below", 0.5), "give one of them"),
+        (("--classes", "--score-below", 0.5), "gives probabilities"),
+    ):
+        result = run(model, folder, work / "out.csv", *labels, *options)
+        assert result.exit_code == 2 and said in " ".join(result.output.split()), result.output
+        assert not (work / "out.csv").exists()
+    result = run(model, folder, work / "out.csv", *labels, "--below", 0)
+    assert metrics_of(result.output)["ROC AUC"] == "0.0000", "as the user says: low values are positive"
+
+
 def test_a_wrong_column_is_told_before_anything_is_scored(given):
     model, folder, work = given
     result = run(model, folder, work / "out.csv", "--labels", work / "known.csv")
@@ -81,6 +130,6 @@ def test_hull_distances_are_held_against_predicted_formation_energies(given):
     result = run(model, folder, work / "out.csv", *options)
     assert result.exit_code == 0, result.output
     assert "positive: e_above_hull ≤ 0" in result.output
-    lines = {line.rsplit(maxsplit=1)[0].strip(): line.split()[-1] for line in result.output.splitlines() if line}
+    lines = metrics_of(result.output)
     assert lines["positive"] == "2" and lines["MAE"] == "-"
     assert lines["DAF"] == "1.0000" and lines["recall"] == "1.0000"  # all are called

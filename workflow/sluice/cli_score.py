@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ from sluice.errors import SluiceError
 
 if TYPE_CHECKING:
     from sluice.models.evaluation import Evaluation
+    from sluice.models.modelfile import Model
 
 
 def score(
@@ -45,21 +47,47 @@ def score(
     missing = [str(path) for path in (model, crystals, labels) if path is not None and not path.exists()]
     if missing:
         raise SluiceError(f"no such file or directory: {', '.join(missing)}")
+    if classes and below is not None:
+        raise SluiceError("--classes says that labels are classes, --below that they are values: give one of them")
     if labels is None:
         score_input(model, crystals, output)
         typer.echo(f"{output} written")
         return
     from sluice.models.evaluation import read_labels
+    from sluice.models.modelfile import load_model
 
     known = read_labels(labels, id_column, label_column)  # before the work: a wrong column is told at once
+    trained = load_model(model)
+    values = {str(k): float(v) for k, v in known.items()}
+    _check_meaning(trained, values, below, score_below, classes=classes)
     score_input(model, crystals, output)
     typer.echo(f"{output} written")
-    values = {str(k): float(v) for k, v in known.items()}
-    _evaluate(model, output, values, below, score_below, classes=classes, quantity=label_column)
+    _evaluate(trained, output, values, below, score_below, classes=classes, quantity=label_column)
+
+
+def _check_meaning(
+    model: Model, known: dict[str, float], below: float | None, score_below: float | None, *, classes: bool
+) -> None:
+    """Refuse what would be read the wrong way round.
+
+    Raises:
+        SluiceError: if a limit is given that nothing is held against, or classes might be taken for values.
+    """
+    if model.task != "classification":
+        return
+    if score_below is not None:
+        raise SluiceError(f"--score-below is for models that predict values; {model.path} gives probabilities")
+    if classes or below is not None or "threshold_ev_per_atom" in model.facts:
+        return
+    if {value for value in known.values() if not math.isnan(value)} <= {0.0, 1.0}:
+        raise SluiceError(
+            "all labels are 0 or 1: say --classes if 1 is the class that the model calls positive, or --below LIMIT if"
+            " they are values of which the low ones are"
+        )
 
 
 def _evaluate(
-    model_path: Path,
+    model: Model,
     output: Path,
     known: dict[str, float],
     below: float | None,
@@ -72,9 +100,7 @@ def _evaluate(
     import pandas as pd
 
     from sluice.models.evaluation import evaluate
-    from sluice.models.modelfile import load_model
 
-    model = load_model(model_path)
     regression = model.task == "regression"
     threshold = float(model.facts.get("threshold_ev_per_atom", 0.0))
     below = threshold if below is None else below

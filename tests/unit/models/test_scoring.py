@@ -110,6 +110,29 @@ def test_formulas_are_refused_by_a_structure_model(model_file, tmp_path):
     assert not (tmp_path / "out.csv").exists()
 
 
+def test_a_folder_in_which_nothing_gets_a_score_is_an_error(model_file, tmp_path):
+    """The table with the reasons is there all the same."""
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.cif").write_text("data_x\n_cell_length_a what?\n")
+    with pytest.raises(BadDataError, match=r"2 of 2 have no score:\n  a: cannot be parsed(.|\n)*holds no score"):
+        score_input(model_file, tmp_path, tmp_path / "out.csv", "cpu")
+    assert [row["reason"] for row in read(tmp_path / "out.csv")] == ["cannot be parsed"] * 2
+
+
+def test_compositions_that_a_model_has_learnt_are_counted(model_file, crystals, tmp_path, capsys):
+    formulas = crystals.reduced_formulas()
+    content = torch.load(model_file, weights_only=True)
+    content["facts"]["training_formulas"] = [formulas[0], formulas[1]]
+    torch.save(content, tmp_path / "adapted.ckpt")
+    ase.io.write(tmp_path / "many.extxyz", [crystals.ase_atoms(i) for i in range(len(crystals))])
+    for model, said in ((model_file, ""), (tmp_path / "adapted.ckpt", "are of compositions whose labels")):
+        score_input(model, tmp_path / "many.extxyz", tmp_path / "out.csv", "cpu")
+        found = capsys.readouterr().err
+        assert said in found and (said or not found)
+    n = sum(formula in formulas[:2] for formula in formulas)
+    assert found.startswith(f"{n} of {len(formulas)} are of compositions")
+
+
 def test_an_empty_folder_is_told(model_file, tmp_path):
     with pytest.raises(BadDataError, match="holds no crystals"):
         score_input(model_file, tmp_path, tmp_path / "out.csv")
@@ -120,7 +143,10 @@ def test_bad_model_files_are_refused(model_file, tmp_path):
     folder.mkdir()
     with pytest.raises(ModelError, match="no such model"):
         score_input(tmp_path / "none.ckpt", folder, tmp_path / "out.csv")
-    (tmp_path / "text.ckpt").write_text("hello")
+    for text in ("hello", "training\n", "alloy,x\n", "README\n", "Just words\n", ""):
+        (tmp_path / "text.ckpt").write_text(text)
+        with pytest.raises(ModelError, match=r"text.ckpt.*not a readable"):
+            load_model(tmp_path / "text.ckpt")
     torch.save({"weights": torch.ones(3)}, tmp_path / "foreign.ckpt")
     (tmp_path / "cut.ckpt").write_bytes(model_file.read_bytes()[:-2000])
     torch.save({"model": np.random.default_rng}, tmp_path / "code.ckpt")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,13 +31,13 @@ MAX_VOLUME_CHANGE = 4.0
 
 @dataclass
 class Judged:
-    """One crystal: energies in eV/atom, lattice constants in Å; NaN where the relaxation failed."""
+    """One crystal; energies and lattice constants are NaN where the relaxation failed."""
 
     formula: str
-    energy: float
-    above_hull: float
-    made_length: float
-    relaxed_length: float
+    energy_ev_per_atom: float
+    above_hull_ev_per_atom: float
+    made_length_angstrom: float
+    relaxed_length_angstrom: float
     novel: bool
     unique: bool
     reason: str
@@ -85,6 +85,7 @@ def _digest(sites: Sites, possible: NDArray[np.bool_], hull: Hull, known: KnownC
         known.digest,
         GeometrySettings().model_dump_json(),
         [NAME, MAX_FORCE, MAX_STEPS, MAX_VOLUME_CHANGE],
+        [field.name for field in fields(Judged)],
     ]
     return sha256_of_text(json.dumps(parts))
 
@@ -122,10 +123,10 @@ class _Comparison:
         structure = relaxed.crystal.structure(0)
         return Judged(
             formula,
-            energy=relaxed.energy,
-            above_hull=float(above),
-            made_length=length,
-            relaxed_length=float(cubic_lattice_constants(relaxed.crystal)[0]),
+            energy_ev_per_atom=relaxed.energy,
+            above_hull_ev_per_atom=float(above),
+            made_length_angstrom=length,
+            relaxed_length_angstrom=float(cubic_lattice_constants(relaxed.crystal)[0]),
             novel=not any(self.matcher.fit(structure, other) for other in self.known.structures(formula)),
             unique=False,
             reason="",
@@ -139,10 +140,12 @@ def shares(judged: list[Judged], threshold: float) -> dict[str, float]:
         judged: the crystals.
         threshold: energy above the hull up to which a crystal counts as stable, eV/atom.
     """
-    above = np.array([j.above_hull for j in judged])
+    above = np.array([j.above_hull_ev_per_atom for j in judged])
     stable = above <= threshold  # NaN never is
     unique, novel = (np.array([getattr(j, name) for j in judged]) for name in ("unique", "novel"))
-    made, relaxed = (np.array([getattr(j, name) for j in judged]) for name in ("made_length", "relaxed_length"))
+    made, relaxed = (
+        np.array([getattr(j, name) for j in judged]) for name in ("made_length_angstrom", "relaxed_length_angstrom")
+    )
     good = np.isfinite(relaxed)
     error = np.abs(made[good] - relaxed[good])
     return {

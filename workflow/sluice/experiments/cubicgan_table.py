@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,10 @@ def stability_rows(runs: Mapping[str, Sequence[Path]], n_train: int) -> list[Row
         folders = runs[f"stability_{name}"]
         found = numbers_of(folders[0])
         sizes: dict[str, Any] = {"n_train": n_train, "n_test": int(found["n"])}
-        note = f"E ≤ {STABLE:g} eV/atom above MP's hull, CHGNet energies; MatterGen-MP20 by DFT: {MATTERGEN:g} %"
+        note = (
+            f"± {standard_error(found['sun'], found['n']):.1f} points, the standard error of {found['n']:.0f} crystals;"
+            f" E ≤ {STABLE:g} eV/atom above MP's hull, CHGNet energies; MatterGen-MP20 by DFT: {MATTERGEN:g} %"
+        )
         for key, what in (("relaxed", "relaxed"), ("stable", "stable"), ("unique", "unique"), ("novel", "novel")):
             rows.append(row_of(f"{TITLES[name]}: {what}", [100 * found[key]], unit="%", **sizes))
         if name.startswith("critic"):
@@ -151,6 +155,11 @@ def stability_rows(runs: Mapping[str, Sequence[Path]], n_train: int) -> list[Row
                    note="held-out cubic ternaries on MP's hull, MP's geometry")
         )  # fmt: skip
     return rows
+
+
+def standard_error(share: float, n: float) -> float:
+    """Of a share found among n crystals, in points (binomial)."""
+    return 100 * math.sqrt(share * (1 - share) / n)
 
 
 def lengths_figure(prepared: Path, draws: Path) -> go.Figure:
@@ -191,6 +200,7 @@ def hull_figure(runs: Mapping[str, Sequence[Path]]) -> go.Figure:
 def analyse(runs: Mapping[str, Sequence[Path]], critic_share: float) -> list[str]:
     """What a reader must know."""
     sun = {name: 100 * numbers_of(runs[f"stability_{name}"][0])["sun"] for name in SETS}
+    error = standard_error(sun["critic"] / 100, numbers_of(runs["stability_critic"][0])["n"])
     bias = numbers_of(runs["stability_test"][0])["chgnet_bias_ev_per_atom"]
     return [
         "S.U.N. is counted over all crystals of a set, those that are no crystals or do not relax included. Stable: at"
@@ -204,9 +214,10 @@ def analyse(runs: Mapping[str, Sequence[Path]], critic_share: float) -> list[str
         f" {100 * critic_share:g} % chosen from the draws, stand beside it as a generator with its choice.",
         f"Elements drawn at random, as in the paper, give {sun['random']:.1f} %; what passes the paper's checks"
         f" {sun['checked']:.1f} %; the critic's favourites (the best {100 * critic_share:g} % of the"
-        f" draws, no other check) {sun['critic']:.1f} %, after the checks {sun['critic_checked']:.1f} %. The critic saw"
-        " real crystals beside made ones with random elements, so it has learned which elements go together; it has"
-        " never seen an energy.",
+        f" draws, no other check) {sun['critic']:.1f} %, after the checks {sun['critic_checked']:.1f} %. One training;"
+        f" of the crystals alone the favourites' share has a standard error of {error:.1f} points. The critic saw real"
+        " crystals beside made ones with random elements, so it has learned which elements go together; it has never"
+        " seen an energy.",
         f"On held-out crystals on the hull CHGNet's energy is off by {1000 * bias:.0f} meV/atom on average, which"
         " shifts the share of stable crystals accordingly.",
         "Trained on the Materials Project's cubic ternaries (the paper: 375 749 of OQMD), so shares of the funnel"

@@ -22,7 +22,7 @@ from sluice.models.dvae import DisentangledVAE
 from sluice.models.formula_table import read_formula_table
 from sluice.models.modelfile import Model, ModelError, write_atomically
 
-SHOWN = 20  # formulas without a score that are named on standard error
+SHOWN = 20  # rows without a score that are named on standard error
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def score_formula_file(model: Model, path: Path, output: Path, device: str = "au
     several target properties write ``score_<target>`` for each instead of ``score``.
 
     Raises:
-        BadDataError: if the input is no CSV of formulas.
+        BadDataError: if the input is no CSV of formulas, or none of them gets a score.
     """
     if path.suffix.lower() != ".csv":
         raise BadDataError(
@@ -146,8 +146,24 @@ def score_formula_file(model: Model, path: Path, output: Path, device: str = "au
         numbers = ["" if np.isnan(column[k]) else f"{column[k]:.6g}" for column in scores.columns.values()]
         writer.writerow([row.id, row.formula, *numbers, reasons[k]])
     write_atomically(output, text.getvalue().encode())
-    missing = [(table[k].id, reasons[k]) for k in np.flatnonzero(scores.missing)]
-    bad = [f"  {name}: {reason}" for name, reason in missing]
-    if bad:
-        more = [f"  … and {len(bad) - SHOWN} more, see {output}"] if len(bad) > SHOWN else []
-        print("\n".join([f"{len(bad)} of {len(table)} have no score:", *bad[:SHOWN], *more]), file=sys.stderr)
+    tell_missing([f"{table[k].id}: {reasons[k]}" for k in np.flatnonzero(scores.missing)], len(table), output)
+
+
+def tell_missing(reasons: Sequence[str], rows: int, output: Path) -> None:
+    """Name on standard error what got no score.
+
+    Args:
+        reasons: one line for each row without a score.
+        rows: all of them.
+        output: the CSV that was written.
+
+    Raises:
+        BadDataError: if no row has a score.
+    """
+    if not reasons:
+        return
+    more = [f"  … and {len(reasons) - SHOWN} more, see {output}"] if len(reasons) > SHOWN else []
+    shown = "\n".join([f"{len(reasons)} of {rows} have no score:", *(f"  {one}" for one in reasons[:SHOWN]), *more])
+    if len(reasons) == rows:
+        raise BadDataError(f"{shown}\n{output} holds no score")
+    print(shown, file=sys.stderr)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import pickle
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,7 +128,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
         raise ModelError(f"{path}: no such model file")
     try:
         content = torch.load(path, map_location=device, weights_only=True)
-    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a foreign file can make the unpickler raise nearly anything
         raise ModelError(f"{path}: not a readable model file (truncated or foreign): {_first_line(error)}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ModelError(f"{path}: not a model that Sluice wrote; give a screener.ckpt or generator.ckpt of a campaign")

@@ -22,7 +22,7 @@ from sluice.crystals import Crystals
 from sluice.errors import BadDataError
 from sluice.models.devices import pick_device
 from sluice.models.element_features import MAX_Z
-from sluice.models.formula_scoring import FORMULA_SCORERS, score_formula_file
+from sluice.models.formula_scoring import FORMULA_SCORERS, score_formula_file, tell_missing
 from sluice.models.graphs import prepare_graphs, usable
 from sluice.models.layers import GraphNetwork
 from sluice.models.modelfile import Model, ModelError, load_model, write_atomically
@@ -34,7 +34,6 @@ ATOMS_PER_BATCH = 4096
 MIN_DISTANCE = 0.5  # Å; closer atoms count as overlapping in a user's files
 NO_GRAPH = "no usable cell"
 NO_FEATURES = "element beyond Lr"
-SHOWN = 20  # bad crystals that are named on standard error
 
 
 def score_crystals(model: Model, crystals: Crystals, device: str = "auto") -> NDArray[np.float64]:
@@ -82,7 +81,8 @@ def score_input(model_path: Path, input_path: Path, output: Path, device: str = 
     with several target properties write ``score_<target>`` for each instead of ``score``.
 
     ``id`` is the file's name without suffix (or what the file says); ``score`` as of ``score_crystals``; a crystal that
-    cannot be scored has an empty score and the reason, and is named on standard error.
+    cannot be scored has an empty score and the reason, and is named on standard error, which also says how many are of
+    compositions that the model has learnt.
 
     Args:
         model_path: model file of a screener.
@@ -92,7 +92,7 @@ def score_input(model_path: Path, input_path: Path, output: Path, device: str = 
 
     Raises:
         ModelError: if the model cannot be read or gives no scores.
-        BadDataError: if the input is none of these, or holds nothing.
+        BadDataError: if the input is none of these, holds nothing, or nothing of it gets a score.
     """
     model = load_model(model_path)
     if model.kind in FORMULA_SCORERS:
@@ -108,19 +108,25 @@ def score_input(model_path: Path, input_path: Path, output: Path, device: str = 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["id", "score", "reason"])
-    bad, rows = [], 0
+    learnt = set(model.facts.get("training_formulas", ()))
+    bad, rows, known = [], 0, 0
     for readings in _chunks(read_crystals(input_path, min_distance=MIN_DISTANCE)):
         for reading, value, reason in _score_readings(model, readings, device):
             writer.writerow([reading.name, "" if np.isnan(value) else f"{value:.12g}", reason])
             rows += 1
             if reason:
-                bad.append(f"  {reading.name}: {reason}{f' ({reading.detail})' if reading.detail else ''}")
+                bad.append(f"{reading.name}: {reason}{f' ({reading.detail})' if reading.detail else ''}")
+            elif learnt and reading.crystal is not None:
+                known += reading.crystal.reduced_formulas()[0] in learnt
     if rows == 0:
         raise BadDataError(f"{input_path}: holds no crystals (CIF files end in .cif)")
     write_atomically(output, text.getvalue().encode())
-    if bad:
-        more = [f"  … and {len(bad) - SHOWN} more, see {output}"] if len(bad) > SHOWN else []
-        print("\n".join([f"{len(bad)} of {rows} have no score:", *bad[:SHOWN], *more]), file=sys.stderr)
+    tell_missing(bad, rows, output)
+    if known:
+        print(
+            f"{known} of {rows} are of compositions whose labels {model_path} has learnt: no test of it",
+            file=sys.stderr,
+        )
 
 
 def _chunks(readings: Iterator[Reading]) -> Iterator[list[Reading]]:
