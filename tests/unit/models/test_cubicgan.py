@@ -19,7 +19,7 @@ from sluice.models.cubicgan_training import GanLearner, sort_sites
 from sluice.models.favourites import UNLIKELY
 from sluice.models.modelfile import load_model, save_model
 from sluice.models.orbits import build_crystals, canonical_points, decompose, grid_index, space_group
-from sluice.models.training import Plan, train
+from sluice.models.training import Plan, make_fabric, train
 
 SMALL = {"epochs": 2, "batch_size": 32, "noise_size": 8, "critic_steps": 2}
 ELEMENTS = np.array([3, 8, 9, 11, 12, 17])
@@ -112,22 +112,71 @@ def test_the_papers_networks(sites, flat):
     assert coordinates.shape == (2, sites, 3) and lengths.shape == opinion.shape == (2,)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"mixing": "normal"},
-        {"random_elements": 1.0},
-        {"dropout": 0.5, "critic_dropout": 0.25},
-        {"lattice_inputs": "coordinates", "lattice_weight": 0.0},
-    ],
-)
-def test_settings_change_what_is_learned(tmp_path, changes):
-    plain, other = learner(epochs=1), learner(epochs=1, **changes)
-    for name, made in (("plain", plain), ("other", other)):
-        trained(tmp_path / name, made)
-        assert all(torch.isfinite(value).all() for value in made.weights().values())
-    mine, its = plain.weights(), other.weights()
-    assert any(mine[name].shape != its[name].shape or not torch.equal(mine[name], its[name]) for name in mine)
+def set_up(made):
+    fabric = make_fabric("cpu", "32-true")
+    fabric.seed_everything(0, verbose=False)
+    made.set_up(fabric)
+    return torch.from_numpy(made.training[:32])
+
+
+@pytest.mark.parametrize("mixing", ["uniform", "normal"])
+def test_where_the_critics_slope_is_measured(mixing, monkeypatch):
+    """Between real and made crystals; the published code's normal coefficient also lies beyond both."""
+    made = learner(mixing=mixing)
+    rows = set_up(made)
+    real, fake = made._real(rows), made._fake(rows).detach()
+    monkeypatch.setattr(made, "_real", lambda _: real)
+    monkeypatch.setattr(made, "_fake", lambda _: fake)
+    seen = []
+    made.critic.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
+    made._critic_step(rows, torch.ones(()))
+    mixed = next(x for x in seen if len(x) == len(rows))
+    gap = (real - fake).flatten(1)
+    share = ((mixed - fake).flatten(1) * gap).sum(1) / gap.square().sum(1)
+    torch.testing.assert_close(
+        mixed, share[:, None, None] * real + (1 - share[:, None, None]) * fake, atol=1e-5, rtol=0
+    )
+    outside = ((share < 0) | (share > 1)).float().mean()
+    assert (outside == 0) if mixing == "uniform" else (0.4 < outside < 0.95)  # 66 % of N(0, 1)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_elements_of_made_crystals_are_the_real_ones_or_drawn(share):
+    made = learner(random_elements=share)
+    rows = set_up(made)
+    real = made._features[made._elements[rows]]
+    drawn = made._fake(rows)[:, :, 3:26]  # after the coordinates
+    same = [torch.equal(a, b) for a, b in zip(drawn, real, strict=True)]
+    assert all(same) if share == 0 else sum(same) < len(same) / 2
+
+
+def test_dropout_is_where_it_is_asked_for():
+    network = CubicGAN(**learner(dropout=0.5, critic_dropout=0.25).hyperparameters)
+    for part, expected in ((network.generator, 0.5), (network.critic, 0.25)):
+        assert {m.p for m in part.modules() if isinstance(m, nn.Dropout)} == {expected}
+    assert not any(m.p for m in CubicGAN(**learner().hyperparameters).modules() if isinstance(m, nn.Dropout))
+
+
+@pytest.mark.parametrize("weight", [0.0, 10.0])
+def test_the_lattice_head_learns_from_real_crystals_if_it_is_to(weight):
+    """Other lattice constants of the same crystals: the published generator's step does not see them."""
+    after = []
+    for factor in (1.0, 0.5):
+        made = learner(lattice_weight=weight)
+        rows = set_up(made)
+        made._lengths = made._lengths * factor
+        made._generator_step(rows, torch.ones(()))
+        after.append(torch.cat([p.detach().flatten() for p in made.generator.parameters()]))
+    assert torch.equal(*after) == (weight == 0.0)
+
+
+@pytest.mark.parametrize(("inputs", "same"), [("coordinates", True), ("crystal", False)])
+def test_what_the_lattice_head_sees(inputs, same):
+    made = learner(lattice_inputs=inputs)
+    rows = set_up(made)
+    given = made._coordinates[rows], made._groups[rows], made._features[made._elements[rows]]
+    other = made.generator.lattice_constant(*given[:2], torch.zeros_like(given[2]))
+    assert torch.equal(made.generator.lattice_constant(*given), other) == same
 
 
 def test_training_in_bf16_learns_too(tmp_path):

@@ -48,6 +48,29 @@ def test_a_layer_is_the_published_one_atom_by_atom():
         torch.testing.assert_close(layer(atoms, bonds, batch)[atom], expected, atol=1e-5, rtol=1e-4)
 
 
+def test_atoms_are_pooled_by_what_they_are_beside_the_composition():
+    """Louis et al. 2020: a softmax over a crystal's atoms of a score of (atom ⊕ shares of the elements)."""
+    torch.manual_seed(2)
+    crystals = decorated()[0][::60]
+    batch = build_graphs(crystals, neighbours=12, cutoff=6.0, merge=False).batch(np.arange(len(crystals)))
+    network = GATGNN(**SIZES).eval()
+    with torch.no_grad():
+        network.attend.weight *= 30  # as drawn, every atom counts nearly alike
+    made = torch.randn(len(batch.numbers), SIZES["hidden_size"])  # in place of the layers' atoms, which differ little
+    network.norms[-1].register_forward_hook(lambda *_: made)
+    found = network(batch)
+    for k in range(len(crystals)):
+        atoms = softplus(made[batch.crystals == k])
+        numbers = torch.from_numpy(crystals[k : k + 1].numbers.astype(np.int64))
+        shares = torch.bincount(numbers, minlength=104) / len(numbers)
+        seen = torch.cat([atoms, shares.expand(len(atoms), -1)], dim=1)
+        score = network.attend_score(softplus(network.attend(seen)))
+        pooled = (score.softmax(0) * atoms).sum(0, keepdim=True)
+        for layer in network.hidden:
+            pooled = softplus(layer(pooled))
+        torch.testing.assert_close(found[k], network.head(pooled)[0, 0], atol=1e-5, rtol=1e-4)
+
+
 def test_merged_graphs_give_the_same_answers_and_gradients():
     crystals = decorated()[0][::60]
     found = []

@@ -1,3 +1,4 @@
+import copy
 import os
 import signal
 
@@ -5,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from crystals_for_models import decorated, labels
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from sluice.errors import SluiceError
 from sluice.models.cgcnn import CGCNN
@@ -121,6 +123,49 @@ def test_the_students_gain_and_its_baseline(data):
     assert baseline.min() < -1.6 and baseline.max() > 1.6
     assert np.abs(baseline - 0.01).max() <= 0.99 * 3**0.5
     assert abs(baseline.mean()) < 0.15
+
+
+@pytest.mark.parametrize(("gain", "sign"), [("old_minus_new", 1.0), ("new_minus_old", -1.0)])
+def test_the_gain_is_how_far_the_students_labelled_loss_fell(data, gain, sign):
+    """Held against losses of copies of the student before and after its step."""
+    made = learner(data, gain=gain, hyperparameters=SIZES | {"answer": "both", "dropout": 0.0})
+    fabric = make_fabric("cpu", "32-true")
+    fabric.seed_everything(0, verbose=False)
+    made.set_up(fabric)
+    told, index = [], np.arange(32)
+    made._gain = lambda change: told.append(change) or 0.0
+    rows = made.labelled[index]
+
+    def loss():
+        student = copy.deepcopy(made.network.student).train()
+        output = student(made.graphs.batch(rows)).detach()
+        return float(binary_cross_entropy_with_logits(output, torch.from_numpy(made.target[rows])))
+
+    before = loss()
+    made.step(index, 0.5)
+    assert abs(before - loss()) > 1e-3
+    assert told == pytest.approx([sign * (before - loss())], rel=1e-3)
+
+
+def test_a_gain_confirms_the_teacher_and_a_loss_corrects_it(data):
+    """The teacher's step with a large gain makes it surer of its own labels, with a large loss less sure."""
+    surer = {}
+    for gain in (50.0, 0.0, -50.0):
+        made = learner(data, hyperparameters=SIZES | {"answer": "both", "dropout": 0.0}, optimizer="sgd")
+        fabric = make_fabric("cpu", "32-true")
+        fabric.seed_everything(0, verbose=False)
+        made.set_up(fabric)
+        drawn = made.unlabelled[:32]
+        made._draw, made._gain = lambda drawn=drawn: drawn, lambda _, gain=gain: gain
+        batch = made.graphs.batch(drawn)
+        first = copy.deepcopy(made.network.teacher).train()(batch).detach()
+        pseudo = (first > 0).float()
+        made.step(np.arange(32), 0.5)
+        second = made.network.teacher.train()(batch).detach()
+        sure = [float(binary_cross_entropy_with_logits(logits, pseudo)) for logits in (first, second)]
+        surer[gain] = sure[0] - sure[1]
+    assert surer[50.0] > surer[0.0] > surer[-50.0]
+    assert surer[50.0] > 0 > surer[-50.0]
 
 
 @pytest.mark.parametrize("student_labels", [0.0, 1.0])
