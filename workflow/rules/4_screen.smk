@@ -229,7 +229,6 @@ rule rank_candidates:
         runtime=runtime_minutes(60, per_thousand_atoms=0.1),
     params:
         revision=revision("screen.rank_candidates"),
-        device=DEVICE,
         settings=settings_json(CAMPAIGN.screen),
     shell:
         "python -m sluice.screen.rank_candidates "
@@ -237,7 +236,6 @@ rule rank_candidates:
         "--known {input.known} "
         "--earlier {input.earlier} "
         "--settings {params.settings:q} "
-        "--device {params.device} "
         "--ranked {output.ranked} "
         "--log {log}"
 

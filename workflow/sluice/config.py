@@ -186,9 +186,7 @@ class TrainSettings(Section):
         " that the job is given. The same digits come only from the same number. GANs of compositions, which are small,"
         " train on one; the scorer of compositions on all.",
     )
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(
-        "32-true", description="lightning-fabric's precision."
-    )
+    precision: Literal["32-true", "bf16-mixed"] = Field("32-true", description="lightning-fabric's precision.")
     threads: Count = Field(1, description="CPU threads of one training; results are equal to the bit at equal threads.")
     generator: GeneratorSettings = GeneratorSettings()
     screener: ScreenerSettings = ScreenerSettings()

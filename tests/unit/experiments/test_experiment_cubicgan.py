@@ -37,6 +37,17 @@ def test_only_what_is_stable_unique_and_novel_counts():
     assert found["length_mae_angstrom"] == pytest.approx(0.2 / 5)
 
 
+def test_a_set_in_which_nothing_is_left_has_no_shares():
+    found = shares([], 0.1)
+    assert found.pop("n") == 0 and found.keys() == shares([judged(0.0)], 0.1).keys() - {"n"}
+    assert np.isnan(list(found.values())).all()
+    none = Sites(np.zeros(0, int), np.zeros((0, 3), int), np.zeros((0, 3), int), np.zeros(0))
+    some = Sites(np.array([221]), np.array([[0, 42, 21]]), np.array([[19, 12, 9]]), np.array([4.0]))
+    for made, real in ((none, some), (some, none)):
+        assert np.isnan(list(distances(made, real).values())).all()
+    assert distances(none, some).keys() == distances(some, some).keys()
+
+
 def test_formulas_in_alphabetical_order():
     structure = Structure.from_spacegroup(
         "Pm-3m", Lattice.cubic(4), ["K", "Mg", "F"], [[0.5] * 3, [0] * 3, [0.5, 0, 0]]

@@ -70,6 +70,11 @@ def text(folder):
     return (folder / "judged.jsonl").read_text(encoding="utf-8")
 
 
+def test_no_crystals_at_all_are_judged(relaxed, tmp_path):
+    assert judge(SITES[:0], POSSIBLE[:0], hull(), known(tmp_path / "mp"), tmp_path) == []
+    assert relaxed == []
+
+
 @pytest.mark.parametrize("torn", ["", '{"formula": "F3K'])
 def test_interrupted_judging_goes_on_behind_the_last_whole_line(relaxed, tmp_path, capsys, torn):
     given = (SITES, POSSIBLE, hull(), known(tmp_path / "mp"))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from crystals_for_models import decorated
 
+from sluice.models import pu_training
 from sluice.models.cgcnn import CGCNN
 from sluice.models.graphs import build_graphs
 from sluice.models.pu_bags import BaggedCGCNN, draw_bags, draw_bags_in_pairs, out_of_bag
@@ -92,6 +93,43 @@ def test_bags_learn_apart_what_they_learn_together(graphs):
         torch.testing.assert_close(mine, outcome["together"][name], atol=2e-5, rtol=1e-3, msg=name)
     assert outcome["apart"]["members.convolutions.0.norm_pairs.batches"] == 2
     assert not torch.equal(outcome["apart"]["members.convolutions.0.norm_pairs.running_mean"][0], torch.zeros(12))
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 4])
+def test_a_step_is_the_same_however_many_bags_it_holds_at_once(graphs, at_once, monkeypatch):
+    """Loss, gradients and running statistics; five bags, one without a row of the batch."""
+    member = np.zeros((5, len(graphs)), bool)
+    for k in range(4):
+        member[k, k : k + 9] = True
+    member[4, 40:50] = True
+    target, outcome = np.arange(len(graphs)) % 2, []
+    for size in (5, at_once):
+        monkeypatch.setattr(pu_training, "BAGS_AT_ONCE", size)
+        made = BagLearner(graphs, target, member, hyperparameters=SIZES | {"bags": 5}, learning_rate=1e-3, batch_size=8)
+        fabric = make_fabric("cpu", "32-true")
+        fabric.seed_everything(0, verbose=False)
+        made.set_up(fabric)
+        made.optimizer.step = lambda *_, **__: None  # Adam makes steps of what is round-off alone
+        loss = made.step(np.arange(12), 0.5)["train_loss"]
+        made.step(np.arange(12), 0.6)
+        gradients = {f"gradient of {n}": p.grad for n, p in made.network.named_parameters()}
+        outcome.append({"loss": loss} | gradients | made.network.state_dict())
+    assert outcome[0]["members.convolutions.0.norm_pairs.batches"] == 2
+    for name, mine in outcome[0].items():
+        torch.testing.assert_close(mine, outcome[1][name], atol=1e-6, rtol=1e-4, msg=name)
+
+
+def test_bags_share_out_a_batch_of_evaluation(graphs):
+    """Activations of so many networks at once would be many times a single one's."""
+    made = BagLearner(
+        graphs, np.zeros(len(graphs)), np.ones((4, len(graphs)), bool), hyperparameters=SIZES | {"bags": 4},
+        learning_rate=1e-3, batch_size=8,
+    )  # fmt: skip
+    made.set_up(make_fabric("cpu", "32-true"))
+    seen = []
+    made.network.members.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    assert made.predict(np.arange(7)).shape == (4, 7)
+    assert seen == [2, 2, 2, 1]
 
 
 def test_parameters_grow_with_the_bags():

@@ -1,5 +1,6 @@
 import csv
 import io
+from pathlib import Path
 
 import ase.io
 import numpy as np
@@ -14,7 +15,8 @@ from sluice.models import scoring
 from sluice.models.cgcnn import CGCNN
 from sluice.models.cubicgan import CubicGAN
 from sluice.models.modelfile import ModelError, save_model
-from sluice.models.scoring import load_model, score_crystals, score_input
+from sluice.models.pu_bags import BaggedCGCNN
+from sluice.models.scoring import NO_NUMBER, Model, load_model, score_crystals, score_input
 
 SIZES = {"hidden_size": 8, "head_size": 8, "convolutions": 1, "gaussians": 11, "neighbours": 12, "cutoff": 6.0}
 
@@ -117,6 +119,35 @@ def test_a_folder_in_which_nothing_gets_a_score_is_an_error(model_file, tmp_path
     with pytest.raises(BadDataError, match=r"2 of 2 have no score:\n  a: cannot be parsed(.|\n)*holds no score"):
         score_input(model_file, tmp_path, tmp_path / "out.csv", "cpu")
     assert [row["reason"] for row in read(tmp_path / "out.csv")] == ["cannot be parsed"] * 2
+
+
+def test_a_model_without_numbers_is_not_blamed_on_the_cell(model_file, crystals, tmp_path):
+    content = torch.load(model_file, weights_only=True)
+    content["state"] = {k: torch.full_like(v, torch.nan) if "head" in k else v for k, v in content["state"].items()}
+    torch.save(content, tmp_path / "nan.ckpt")
+    ase.io.write(tmp_path / "many.extxyz", [crystals.ase_atoms(i) for i in range(3)])
+    with pytest.raises(BadDataError, match="3 of 3 have no score"):
+        score_input(tmp_path / "nan.ckpt", tmp_path / "many.extxyz", tmp_path / "out.csv", "cpu")
+    assert {row["reason"] for row in read(tmp_path / "out.csv")} == {NO_NUMBER}
+
+
+def test_bags_look_at_fewer_atoms_at_a_time(crystals, monkeypatch):
+    """All members hold a batch's activations at once."""
+    monkeypatch.setattr(scoring, "ATOMS_PER_BATCH", 40)
+    sizes = {"hidden_size": 4, "head_size": 4, "convolutions": 1, "gaussians": 5, "neighbours": 6, "cutoff": 5.0}
+    seen, found = {}, {}
+    for bags in (1, 4):
+        torch.manual_seed(0)
+        network = BaggedCGCNN(bags=bags, **sizes)
+        network.members.register_forward_pre_hook(
+            lambda _, given, bags=bags: seen.setdefault(bags, []).append(int(given[0].n_atoms.sum()))
+        )
+        model = Model("pu_bags", network, "classification", {}, Path("m.ckpt"), "")
+        found[bags] = score_crystals(model, crystals, "cpu")
+        assert np.isfinite(found[bags]).all()
+    largest = int(crystals.n_atoms.max())
+    assert max(seen[1]) <= 40 + largest and max(seen[4]) <= 10 + largest
+    assert sum(seen[1]) == sum(seen[4]) == int(crystals.n_atoms.sum())
 
 
 def test_compositions_that_a_model_has_learnt_are_counted(model_file, crystals, tmp_path, capsys):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from crystals_for_models import decorated, labels
 
+from sluice.errors import SluiceError
 from sluice.models.cgcnn_training import GraphLearner
 from sluice.models.graphs import build_graphs
 from sluice.models.training import Plan, epoch_order, train
@@ -86,6 +87,14 @@ def test_loss_falls_and_the_best_epoch_is_kept(data, tmp_path):
     made.use_best()
     output = made.predict(made.validation)
     assert np.mean((output - made.target[made.validation]) ** 2) == pytest.approx(best, rel=1e-5)
+
+
+def test_a_training_that_diverges_says_so(data, tmp_path):
+    made = learner(data)
+    made.learning_rate = 1e30
+    with pytest.raises(SluiceError, match=r"in epoch \d train_loss became (nan|inf): the training diverged; lower the"):
+        train(made, plan(tmp_path, len(made.training)))
+    assert not (tmp_path / "metrics.csv").exists()
 
 
 def test_bf16_holds_the_accuracy(data, tmp_path):

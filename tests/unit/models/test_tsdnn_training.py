@@ -214,6 +214,16 @@ def test_who_answers(data):
     assert count == 2 * sum(p.numel() for p in CGCNN(**SIZES).parameters())
 
 
+def test_crystals_that_both_are_sure_of_keep_their_order():
+    """Probabilities of such logits are all 1 in single precision."""
+    sure = torch.tensor([14.0, 15, 16, 17, 20, 30, 90])
+    for joint in (TSDNN.joint(sure, sure), -TSDNN.joint(-sure, -sure)):
+        torch.testing.assert_close(joint, sure)
+    student, teacher = torch.randn(200).double() * 3, torch.randn(200).double() * 3
+    mean = (torch.sigmoid(student) + torch.sigmoid(teacher)) / 2
+    torch.testing.assert_close(TSDNN.joint(student, teacher), torch.logit(mean))
+
+
 def test_without_unlabelled_crystals_it_says_so(data):
     with pytest.raises(SluiceError, match="unlabelled crystals, too, and there are none"):
         learner(data, unlabelled=np.zeros(0, np.int64))

@@ -92,7 +92,7 @@ def test_nobody_is_lost(crystal, write_store, reasons_of, screener, tmp_path):
         relax_candidates(
             candidates=selected, settings=SETTINGS.relax, symprec=0.1, seed=1, batch=i, device="cpu", relaxed=path
         )
-    rank_candidates(candidates=relaxed, known=known, earlier=[], settings=SETTINGS, device="cpu", ranked=ranked)
+    rank_candidates(candidates=relaxed, known=known, earlier=[], settings=SETTINGS, ranked=ranked)
     shortlist_candidates(
         candidates=ranked,
         settings=ShortlistSettings(dft_cpu_seconds=300.0),

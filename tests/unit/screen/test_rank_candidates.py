@@ -36,7 +36,6 @@ def rank(write_store, tmp_path):
             known=database,
             earlier=[],
             settings=ScreenSettings(objectives=objectives),
-            device="cpu",
             ranked=tmp_path / name,
         )
         return tmp_path / name

@@ -9,6 +9,8 @@ import pytest
 from sluice.config import Filter, ScoreSettings
 from sluice.crystals import Crystals
 from sluice.errors import ConfigError, SluiceError
+from sluice.models.composition import CompositionModel
+from sluice.models.composition_training import save_composition_model
 from sluice.models.scoring import load_model, score_crystals
 from sluice.screen import score_candidates as module
 from sluice.screen.score_candidates import NO_SCORE, score_candidates
@@ -118,5 +120,10 @@ def test_filters_that_cannot_work_are_told(crystal, write_store, screener, tmp_p
             device="cpu",
             scored=tmp_path / "o",
         )
+    network = CompositionModel(settings={"model": "elemnet", "depth": 3, "task": "classification"})
+    save_composition_model(tmp_path / "formulas.ckpt", network, {})
+    formulas = Filter(name="synthesizability", model=tmp_path / "formulas.ckpt")
+    with pytest.raises(ConfigError, match="a composition model of classification; a filter needs a classifier of"):
+        module.load_filter(formulas)
     with pytest.raises(ValueError, match="give `model`"):
         Filter(name="nothing")

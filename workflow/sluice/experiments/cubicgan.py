@@ -23,7 +23,7 @@ from sluice.experiments.cubicgan_data import (
     split_by_formula,
 )
 from sluice.experiments.cubicgan_funnel import Sites, distances, draw_and_check
-from sluice.experiments.cubicgan_stability import judge, shares
+from sluice.experiments.cubicgan_stability import COLUMNS, judge, shares
 from sluice.experiments.cubicgan_table import (
     SETS,
     STABLE,
@@ -194,12 +194,12 @@ class CubicGanExperiment(Experiment):
             hull = Hull(arrays["fractions"], arrays["energies"])
         known = KnownCrystals(config.data_folders["mp_structures"])
         sites, possible = read_sites(job.needed["draws"][0] / f"{name}.npz")
-        judged = judge(sites, possible, hull, known, job.checkpoints)
+        judged = judge(sites, possible, hull, known, job.checkpoints, device=config.device)
         metrics = shares(judged, STABLE)
         if name == "test":
-            metrics |= _against_mp(job.prepared)
-        table = [asdict(row) for row in judged]
-        lines = [",".join(table[0]), *(",".join(str(value) for value in row.values()) for row in table)]
+            metrics |= _against_mp(job.prepared, config.device)
+        rows = (asdict(row).values() for row in judged)
+        lines = [",".join(COLUMNS), *(",".join(map(str, row)) for row in rows)]
         (job.folder / "judged.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
         write_metrics(job.folder, metrics)
 
@@ -229,12 +229,13 @@ def _save(path: Path, sites: Sites, possible: NDArray[np.bool_]) -> None:
     np.savez_compressed(path, possible=possible, **asdict(sites))
 
 
-def _against_mp(prepared: Path) -> dict[str, float]:
+def _against_mp(prepared: Path, device: str) -> dict[str, float]:
     """CHGNet's error on MP's own energies, at MP's geometries: up to 300 held-out crystals on the hull."""
     data, split, energy = load_crystals(prepared)
     chosen = np.flatnonzero((split == "test") & np.isfinite(energy))[:300]
     sites = sites_of(data, chosen)
-    found = energies(build_crystals(sites.space_groups, sites.points, sites.elements, sites.lengths))
+    crystals = build_crystals(sites.space_groups, sites.points, sites.elements, sites.lengths)
+    found = energies(crystals, device=device)
     error = (found - energy[chosen])[np.isfinite(found)]
     return {
         "chgnet_n": len(error),

@@ -1,7 +1,8 @@
-"""The paper's funnel: crystals drawn, and how many pass each check, in memory that does not grow with their number."""
+"""The paper's funnel: crystals drawn, and how many pass each check, in memory that grows with the unique ones alone."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -24,6 +25,15 @@ from sluice.step import track
 
 CHUNK = 4000
 RESERVOIR = 20_000  # crystals whose properties are kept for distributions
+# What distributions are compared in, and the unit of the distance.
+DISTANCES = {
+    "lattice_constant": "Å",
+    "density": "g/cm³",
+    "volume_per_atom": "Å³",
+    "elements": "JS distance",
+    "prototypes": "JS distance",
+    "space_groups": "JS distance",
+}
 
 
 @dataclass
@@ -152,20 +162,22 @@ def distances(made: Sites, real: Sites) -> dict[str, float]:
 
     Returns:
         Earth mover's distances of the lattice constant (Å), density (g/cm³) and volume per atom (Å³), Jensen–Shannon
-        distances (base 2, 0 … 1) of elements, prototypes (space group, orbits by electronegativity), space groups.
+        distances (base 2, 0 … 1) of elements, prototypes (space group, orbits by electronegativity), space groups. NaN
+        where either set is empty.
     """
+    if not (len(made) and len(real)):
+        return {f"distance_{name}": math.nan for name in DISTANCES}
     values, shares = [], []
     for sites in (made, real):
         crystals = build_crystals(sites.space_groups, sites.points, sites.elements, sites.lengths)
         values.append((sites.lengths, densities(crystals), crystals.volumes / crystals.n_atoms))
         prototypes = sites.keys() // (MAX_Z + 1) ** sites.elements.shape[1]
         shares.append((np.bincount(sites.elements.ravel(), minlength=MAX_Z + 1), prototypes, sites.space_groups))
-    names = ("lattice constant", "density", "volume per atom")
-    found = {f"distance_{name}": float(wasserstein_distance(a, b)) for name, a, b in zip(names, *values, strict=True)}
-    found["distance_elements"] = float(jensenshannon(shares[0][0], shares[1][0], base=2))
-    for name, place in (("prototypes", 1), ("space groups", 2)):
+    found = [float(wasserstein_distance(a, b)) for a, b in zip(*values, strict=True)]
+    found.append(float(jensenshannon(shares[0][0], shares[1][0], base=2)))
+    for place in (1, 2):
         labels, inverse = np.unique(np.concatenate([shares[0][place], shares[1][place]]), return_inverse=True)
         n = len(shares[0][place])
         counts = [np.bincount(part, minlength=len(labels)) for part in (inverse[:n], inverse[n:])]
-        found[f"distance_{name}"] = float(jensenshannon(*counts, base=2))
-    return {name.replace(" ", "_"): value for name, value in found.items()}
+        found.append(float(jensenshannon(*counts, base=2)))
+    return {f"distance_{name}": value for name, value in zip(DISTANCES, found, strict=True)}

@@ -43,8 +43,17 @@ class Judged:
     reason: str
 
 
+COLUMNS = [field.name for field in fields(Judged)]
+
+
 def judge(
-    sites: Sites, possible: NDArray[np.bool_], hull: Hull, known: KnownCrystals, checkpoints: Path
+    sites: Sites,
+    possible: NDArray[np.bool_],
+    hull: Hull,
+    known: KnownCrystals,
+    checkpoints: Path,
+    *,
+    device: str = "auto",
 ) -> list[Judged]:
     """Relax each crystal and compare; killed, the same call goes on behind the last crystal written down.
 
@@ -54,6 +63,7 @@ def judge(
         hull: known compounds.
         known: known crystals.
         checkpoints: folder that outlives an interruption; what it holds of other crystals or settings is passed over.
+        device: of the potential: ``auto``, ``cpu`` or ``cuda``.
     """
     path = checkpoints / "judged.jsonl"
     done = _begin(path, _digest(sites, possible, hull, known))
@@ -64,7 +74,7 @@ def judge(
     first = np.zeros(len(sites), bool)
     first[np.unique(keys, return_index=True)[1]] = True
     reasons = examine(crystals, GeometrySettings())[0]
-    compare = _Comparison(hull, known)
+    compare = _Comparison(hull, known, device)
     with path.open("a", encoding="utf-8") as handle:
         for i in range(len(done), len(sites)):
             reason = "" if possible[i] else "sites coincide"
@@ -85,7 +95,7 @@ def _digest(sites: Sites, possible: NDArray[np.bool_], hull: Hull, known: KnownC
         known.digest,
         GeometrySettings().model_dump_json(),
         [NAME, MAX_FORCE, MAX_STEPS, MAX_VOLUME_CHANGE],
-        [field.name for field in fields(Judged)],
+        COLUMNS,
     ]
     return sha256_of_text(json.dumps(parts))
 
@@ -106,8 +116,8 @@ def _begin(path: Path, digest: str) -> list[Judged]:
 class _Comparison:
     """Relaxes a crystal and holds it against the hull and the known crystals."""
 
-    def __init__(self, hull: Hull, known: KnownCrystals) -> None:
-        self.hull, self.known, self.matcher = hull, known, StructureMatcher()
+    def __init__(self, hull: Hull, known: KnownCrystals, device: str) -> None:
+        self.hull, self.known, self.device, self.matcher = hull, known, device, StructureMatcher()
 
     def __call__(self, crystal: Crystals, length: float, reason: str) -> Judged:
         nan = float("nan")
@@ -115,7 +125,7 @@ class _Comparison:
         missing = Judged(formula, nan, nan, length, nan, novel=False, unique=False, reason=reason)
         if reason:
             return missing
-        relaxed = next(iter(relax(crystal, max_force=MAX_FORCE, max_steps=MAX_STEPS)))
+        relaxed = next(iter(relax(crystal, max_force=MAX_FORCE, max_steps=MAX_STEPS, device=self.device)))
         ratio = float(relaxed.crystal.volumes[0] / crystal.volumes[0])
         if relaxed.reason or not 1 / MAX_VOLUME_CHANGE < ratio < MAX_VOLUME_CHANGE:
             return replace(missing, reason=relaxed.reason or "volume changed too much")
@@ -134,29 +144,33 @@ class _Comparison:
 
 
 def shares(judged: list[Judged], threshold: float) -> dict[str, float]:
-    """Shares of all crystals, and the error of lattice constants over those relaxed.
+    """Shares of all crystals, and the error of lattice constants over those relaxed; NaN of no crystals.
 
     Args:
         judged: the crystals.
         threshold: energy above the hull up to which a crystal counts as stable, eV/atom.
     """
-    above = np.array([j.above_hull_ev_per_atom for j in judged])
-    stable = above <= threshold  # NaN never is
-    unique, novel = (np.array([getattr(j, name) for j in judged]) for name in ("unique", "novel"))
-    made, relaxed = (
-        np.array([getattr(j, name) for j in judged]) for name in ("made_length_angstrom", "relaxed_length_angstrom")
+    above, made, relaxed = (
+        np.array([getattr(j, name) for j in judged], dtype=float)
+        for name in ("above_hull_ev_per_atom", "made_length_angstrom", "relaxed_length_angstrom")
     )
+    unique, novel = (np.array([getattr(j, name) for j in judged], dtype=bool) for name in ("unique", "novel"))
+    stable = above <= threshold  # NaN never is
     good = np.isfinite(relaxed)
     error = np.abs(made[good] - relaxed[good])
     return {
         "n": len(judged),
-        "relaxed": float(good.mean()),
-        "stable": float(stable.mean()),
-        "unique": float(unique.mean()),
-        "novel": float(novel.mean()),
-        "sun": float((stable & unique & novel).mean()),
-        "sun_on_hull": float(((above <= 0) & unique & novel).mean()),
-        "length_mae_angstrom": float(error.mean()) if good.any() else float("nan"),
-        "length_error_percent": float(100 * (error / relaxed[good]).mean()) if good.any() else float("nan"),
+        "relaxed": _mean(good),
+        "stable": _mean(stable),
+        "unique": _mean(unique),
+        "novel": _mean(novel),
+        "sun": _mean(stable & unique & novel),
+        "sun_on_hull": _mean((above <= 0) & unique & novel),
+        "length_mae_angstrom": _mean(error),
+        "length_error_percent": _mean(100 * error / relaxed[good]),
         "above_hull_median_ev_per_atom": float(np.nanmedian(above)) if np.isfinite(above).any() else float("nan"),
     }
+
+
+def _mean(values: NDArray) -> float:
+    return float(values.mean()) if len(values) else float("nan")

@@ -11,7 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from sluice.experiments.cubicgan_funnel import Sites
+from sluice.experiments.cubicgan_funnel import DISTANCES, Sites
 from sluice.experiments.experiment import Row
 from sluice.experiments.folders import read_metrics
 from sluice.experiments.results import row_of, summarize
@@ -94,7 +94,7 @@ def funnel_rows(runs: Sequence[Path], critic_share: float, n_train: int) -> list
         # Draws do not depend on each other, so the first that pass are as good as any others.
         part = f"the first {_spaced(compared)} of" if compared < passed else "all of"
         of_these = f"from {part} the {_spaced(passed)} draws that pass geometry and symmetry"
-        for key, unit in _DISTANCES.items():
+        for key, unit in DISTANCES.items():
             value, ceiling = found[f"{name}_distance_{key}"], found[f"test_distance_{key}"]
             note = f"{of_these} to the training crystals; held-out MP crystals have {ceiling:.3g}"
             quantity = f"{said}: distance of {key.replace('_', ' ')}"
@@ -108,14 +108,6 @@ def _spaced(n: float) -> str:
 
 
 _PASSED = {"drawn": "drawn", "symmetry": "of the right symmetry", "charge": "that pass every check", "unique": "unique"}
-_DISTANCES = {
-    "lattice_constant": "Å",
-    "density": "g/cm³",
-    "volume_per_atom": "Å³",
-    "elements": "JS distance",
-    "prototypes": "JS distance",
-    "space_groups": "JS distance",
-}
 
 
 def stability_rows(runs: Mapping[str, Sequence[Path]], n_train: int) -> list[Row]:
@@ -158,8 +150,8 @@ def stability_rows(runs: Mapping[str, Sequence[Path]], n_train: int) -> list[Row
 
 
 def standard_error(share: float, n: float) -> float:
-    """Of a share found among n crystals, in points (binomial)."""
-    return 100 * math.sqrt(share * (1 - share) / n)
+    """Of a share found among n crystals, in points (binomial); NaN of none."""
+    return 100 * math.sqrt(share * (1 - share) / n) if n else math.nan
 
 
 def lengths_figure(prepared: Path, draws: Path) -> go.Figure:

@@ -83,9 +83,7 @@ class ExperimentConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where to train; auto takes a GPU if there is one."
     )
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(
-        "32-true", description="lightning-fabric's precision."
-    )
+    precision: Literal["32-true", "bf16-mixed"] = Field("32-true", description="lightning-fabric's precision.")
     cpu_hours: Positive = Field(4.0, description="Cap on the estimated CPU time, hours; cuts are made until it is met.")
     cuts: tuple[Cut, ...] = Field((), description="What to cut, in this order, until the cap is met.")
     quick: dict[str, Any] = Field({}, description="Values of `--quick`, by dotted key.")

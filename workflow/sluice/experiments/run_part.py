@@ -41,8 +41,9 @@ def run_part(
     found = load_experiment(experiment)
     config = found.config_type.model_validate_json(settings)
     with temporary_folder(run) as folder:
+        kept = checkpoints / f"revision_{REVISION}"  # what an earlier version of the jobs made is made anew
         job = make_job(
-            config, run=run, prepared=prepared, needed=needed, folder=folder, checkpoints=checkpoints, threads=threads
+            config, run=run, prepared=prepared, needed=needed, folder=folder, checkpoints=kept, threads=threads
         )
         found.run(config, job)
         if not (folder / METRICS_FILE).is_file():

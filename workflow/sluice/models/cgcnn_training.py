@@ -115,7 +115,7 @@ class GraphLearner(BestEpoch):
         loss = balanced(self.fabric, self._loss(self._model(batch), rows), float(self.weight[rows].sum()))
         self._optimizer.zero_grad()
         self.fabric.backward(loss)
-        self.fabric.clip_gradients(self._model, self._optimizer, max_norm=GRADIENT_NORM)
+        self.fabric.clip_gradients(self._model, self._optimizer, max_norm=GRADIENT_NORM, error_if_nonfinite=False)
         self._optimizer.step()
         return {"train_loss": loss.detach()}
 

@@ -86,7 +86,7 @@ class CompositionLearner(BestEpoch):
         )
         self._optimizer.zero_grad()
         self.fabric.backward(loss)
-        self.fabric.clip_gradients(self._model, self._optimizer, max_norm=GRADIENT_NORM)
+        self.fabric.clip_gradients(self._model, self._optimizer, max_norm=GRADIENT_NORM, error_if_nonfinite=False)
         self._optimizer.step()
         return {"train_loss": loss.detach()}
 

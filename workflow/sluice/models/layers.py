@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
+from torch.nn.functional import logsigmoid, softplus
 
 from sluice.models.graphs import GraphBatch
 from sluice.models.processes import over_processes
@@ -39,6 +39,14 @@ class GraphNetwork(nn.Module):
     def __init__(self, *, neighbours: int, cutoff: float, scale: Scale = "given") -> None:
         super().__init__()
         self.neighbours, self.cutoff, self.scale = neighbours, cutoff, scale
+
+
+def logit_of_mean(logits: Tensor) -> Tensor:
+    """Logit (…) of the mean of the probabilities that logits (A, …) stand for.
+
+    From logarithms: probabilities themselves round to 1 where crystals are likely enough, and lose their order.
+    """
+    return logsigmoid(logits).logsumexp(0) - logsigmoid(-logits).logsumexp(0)
 
 
 class Dense(nn.Module):

@@ -16,7 +16,7 @@ from torch.func import functional_call
 
 from sluice.models.cgcnn import CGCNN
 from sluice.models.graphs import GraphBatch
-from sluice.models.layers import GraphNetwork
+from sluice.models.layers import GraphNetwork, logit_of_mean
 
 
 class BaggedCGCNN(GraphNetwork):
@@ -40,23 +40,29 @@ class BaggedCGCNN(GraphNetwork):
         logits: Tensor = self.members(batch, crystal_weights)
         return logits
 
-    def logits_apart(self, batches: Sequence[GraphBatch]) -> list[Tensor]:
-        """Logits (B_k,) of each member k on graphs of its own, one member after the other.
+    def logits_apart(self, batches: Sequence[GraphBatch], first: int = 0, *, last: bool = True) -> list[Tensor]:
+        """Logits (B_k,) of members on graphs of their own, one member after the other.
 
         As ``logits`` with weights that leave the other graphs out, but without the work on them; on a CPU, which has
         nothing to win from many members at once, that is faster.
+
+        Args:
+            batches: graphs of member ``first`` and those after it.
+            first: where they begin.
+            last: whether no further members follow in this step; what is counted for all of them, is counted then.
         """
         form = self._form[0].train(self.training)
-        parameters = {name: stacked.unbind() for name, stacked in self.members.named_parameters()}
+        chosen = slice(first, first + len(batches))
+        parameters = {name: stacked[chosen].unbind() for name, stacked in self.members.named_parameters()}
         # Running statistics are written to views of the members'; what is counted for all of them, to a copy.
         stacked = {name: buffer.shape != form.get_buffer(name).shape for name, buffer in self.members.named_buffers()}
         found, buffers = [], {}
         for k, batch in enumerate(batches):
-            buffers = {n: b[k] if stacked[n] else b.clone() for n, b in self.members.named_buffers()}
+            buffers = {n: b[first + k] if stacked[n] else b.clone() for n, b in self.members.named_buffers()}
             own = {name: each[k] for name, each in parameters.items()}
             found.append(functional_call(form, own | buffers, (batch,)))
         for name, buffer in self.members.named_buffers():
-            if not stacked[name]:
+            if last and not stacked[name]:
                 buffer.copy_(buffers[name])
         return found
 
@@ -66,7 +72,7 @@ class BaggedCGCNN(GraphNetwork):
 
     def forward(self, batch: GraphBatch) -> Tensor:
         """(B,) logits."""
-        return torch.logit(self.probabilities(batch).mean(0), eps=1e-7)
+        return logit_of_mean(self.logits(batch))
 
 
 def draw_bags(

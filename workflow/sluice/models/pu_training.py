@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from sluice.models.graphs import Graphs
 from sluice.models.processes import over_processes
 from sluice.models.pu_bags import BaggedCGCNN
 
+BAGS_AT_ONCE = 10
+
 
 class BagLearner:
     """Bagged CGCNN in training.
@@ -30,7 +33,7 @@ class BagLearner:
         member: (A, n) which rows each bag learns from.
         hyperparameters: arguments of ``BaggedCGCNN``.
         learning_rate: Adam's peak step.
-        batch_size: rows in a batch of evaluation.
+        batch_size: rows in a batch of evaluation; on a CPU of all bags together.
     """
 
     one_device_only = ""
@@ -70,28 +73,38 @@ class BagLearner:
         inside = self.member[:, rows]  # (A, B)
         weights = torch.from_numpy(inside).float().to(device)
         target = torch.from_numpy(self.target[rows]).to(device).expand_as(weights)
-        if self.apart:
-            each = self._network.logits_apart([self.graphs.batch(rows[of_bag], device) for of_bag in inside])
-            logits = torch.zeros_like(weights).masked_scatter(weights > 0, torch.cat(each).float())
-        else:
-            logits = self._network.logits(self.graphs.batch(rows, device), weights).float()
-        losses = binary_cross_entropy_with_logits(logits, target, reduction="none")
-        # Summed over bags: the gradient of each is its own, whatever the number of bags.
         totals = over_processes(weights.sum(1)).clamp(min=1)  # (A,) of the whole batch
-        # Gradients and losses are averaged over processes, where the batch's are their sum.
-        loss = self.fabric.world_size * ((weights * losses).sum(1) / totals).sum()
         self._optimizer.zero_grad()
-        self.fabric.backward(loss)
+        found = torch.zeros((), device=device)
+        # Of so many bags at a time the activations are held; gradients of bags have nothing to do with each other.
+        size = BAGS_AT_ONCE if self.apart else len(inside)
+        for first in range(0, len(inside), size):
+            some, last = slice(first, first + size), first + size >= len(inside)
+            several = self.fabric.world_size > 1
+            with self.fabric.no_backward_sync(self._network, enabled=not last) if several else nullcontext():
+                if self.apart:
+                    own = [self.graphs.batch(rows[of_bag], device) for of_bag in inside[some]]
+                    each = self._network.logits_apart(own, first, last=last)
+                    logits = torch.zeros_like(weights[some]).masked_scatter(weights[some] > 0, torch.cat(each).float())
+                else:
+                    logits = self._network.logits(self.graphs.batch(rows, device), weights).float()
+                losses = binary_cross_entropy_with_logits(logits, target[some], reduction="none")
+                # Summed over bags: the gradient of each is its own, whatever the number of bags. Gradients and losses
+                # are averaged over processes, where the batch's are their sum.
+                loss = self.fabric.world_size * ((weights[some] * losses).sum(1) / totals[some]).sum()
+                self.fabric.backward(loss)
+            found += loss.detach()
         self._optimizer.step()
-        return {"train_loss": loss.detach() / len(weights)}
+        return {"train_loss": found / len(weights)}
 
     def predict(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """(A, r) probabilities of the present weights."""
         self.network.eval()
         found = [np.zeros((len(self.member), 0))]
         with torch.no_grad():
-            for start in range(0, len(rows), self.batch_size):
-                batch = self.graphs.batch(rows[start : start + self.batch_size], self.fabric.device)
+            size = max(1, self.batch_size // len(self.member)) if self.apart else self.batch_size
+            for start in range(0, len(rows), size):
+                batch = self.graphs.batch(rows[start : start + size], self.fabric.device)
                 found.append(self.network.probabilities(batch).double().cpu().numpy())
         return np.concatenate(found, axis=1)
 

@@ -34,6 +34,7 @@ ATOMS_PER_BATCH = 4096
 MIN_DISTANCE = 0.5  # Å; closer atoms count as overlapping in a user's files
 NO_GRAPH = "no usable cell"
 NO_FEATURES = "element beyond Lr"
+NO_NUMBER = "the model gives no number: its weights or this cell are out of bounds"
 
 
 def score_crystals(model: Model, crystals: Crystals, device: str = "auto") -> NDArray[np.float64]:
@@ -56,7 +57,8 @@ def score_crystals(model: Model, crystals: Crystals, device: str = "auto") -> ND
         if len(good) == 0:
             continue
         graphs = prepare_graphs(part[good], neighbours=network.neighbours, cutoff=network.cutoff, scale=network.scale)
-        batch_of = np.cumsum(part.n_atoms[good]) // ATOMS_PER_BATCH
+        # Members of a bagged network look at a batch all at once.
+        batch_of = np.cumsum(part.n_atoms[good]) // max(1, ATOMS_PER_BATCH // getattr(network, "bags", 1))
         values = []
         with torch.inference_mode():
             for number in np.unique(batch_of):
@@ -142,5 +144,8 @@ def _score_readings(model: Model, readings: list[Reading], device: str) -> Itera
         value = np.nan if reading.crystal is None else next(scores)
         reason = reading.reason
         if not reason and reading.crystal is not None and np.isnan(value):
-            reason = NO_FEATURES if _beyond_features(reading.crystal).any() else NO_GRAPH
+            if _beyond_features(reading.crystal).any():
+                reason = NO_FEATURES
+            else:
+                reason = NO_NUMBER if usable(reading.crystal).all() else NO_GRAPH
         yield reading, value, reason

@@ -245,6 +245,7 @@ def train(learner: Learner, plan: Plan) -> list[Row]:
     Raises:
         Continue: after SIGUSR1 (a time limit is near), with the state saved.
         SystemExit: after SIGTERM, with the state saved.
+        SluiceError: if its losses are no numbers any more.
         ValueError: if there is nothing to learn from.
     """
     if plan.n_rows < 1:
@@ -336,6 +337,7 @@ def _loop(
             position.step += 1
             if position.batch == plan.batches:
                 means = {name: value.item() / plan.n_rows for name, value in sums.items()}
+                _refuse_divergence(plan, position.epoch, means)
                 rows.append({"epoch": position.epoch + 1, **means, **learner.end_epoch(position.epoch)})
                 if is_first(fabric):
                     _log_epoch(plan, rows[-1], position.batch - done_before, time.monotonic() - epoch_started)
@@ -357,6 +359,16 @@ def _loop(
                 last_save = time.monotonic()
             if received is not None:
                 raise Stopped(received, f"{plan.description}: saved after {position.step} of {plan.steps} steps")
+
+
+def _refuse_divergence(plan: Plan, epoch: int, means: dict[str, float]) -> None:
+    """End a training whose losses are no numbers any more: no further step would mend it."""
+    lost = [name for name, value in means.items() if not math.isfinite(value)]
+    if lost:
+        raise SluiceError(
+            f"{plan.description}: in epoch {epoch + 1} {', '.join(lost)} became {means[lost[0]]}: the training"
+            " diverged; lower the learning rate, and look for extreme values in the data"
+        )
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sluice.models.cgcnn import CGCNN
 from sluice.models.graphs import GraphBatch
-from sluice.models.layers import GraphNetwork
+from sluice.models.layers import GraphNetwork, logit_of_mean
 
 Answer = Literal["student", "teacher", "both"]
 
@@ -38,4 +38,4 @@ class TSDNN(GraphNetwork):
     @staticmethod
     def joint(student: Tensor, teacher: Tensor) -> Tensor:
         """(B,) logits of the mean of the probabilities that both give."""
-        return torch.logit((torch.sigmoid(student) + torch.sigmoid(teacher)) / 2, eps=1e-7)
+        return logit_of_mean(torch.stack([student, teacher]))

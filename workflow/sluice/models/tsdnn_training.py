@@ -170,7 +170,7 @@ class TsdnnLearner(BestEpoch):
     def _update(self, network: Any, optimizer: Any, loss: Tensor) -> None:
         optimizer.zero_grad()
         self.fabric.backward(loss)
-        self.fabric.clip_gradients(network, optimizer, max_norm=GRADIENT_NORM)
+        self.fabric.clip_gradients(network, optimizer, max_norm=GRADIENT_NORM, error_if_nonfinite=False)
         optimizer.step()
 
     def predict(self, rows: NDArray[np.int64], answer: Answer | None = None) -> NDArray[np.float64]:

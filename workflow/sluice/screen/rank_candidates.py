@@ -50,7 +50,7 @@ def combine(values: NDArray[np.float64], objectives: Sequence[Objective]) -> NDA
     return mean
 
 
-def objective_values(chunk: Chunk, objectives: Sequence[Objective], device: str) -> NDArray[np.float64]:
+def objective_values(chunk: Chunk, objectives: Sequence[Objective]) -> NDArray[np.float64]:
     """(n, k) the quantities to rank n candidates by.
 
     Raises:
@@ -60,7 +60,7 @@ def objective_values(chunk: Chunk, objectives: Sequence[Objective], device: str)
     found = np.zeros((len(chunk), len(objectives)))
     for j, objective in enumerate(objectives):
         if objective.model is not None:
-            found[:, j] = score_crystals(load_model(objective.model), chunk.crystals, device)
+            found[:, j] = score_crystals(load_model(objective.model), chunk.crystals, "cpu")  # few are left
             continue
         column = chunk.columns.get(objective.quantity)
         if column is None or column.dtype.kind not in "fiub":
@@ -84,7 +84,6 @@ def rank_candidates(
     known: Path,
     earlier: list[Path],
     settings: ScreenSettings,
-    device: str,
     ranked: Path,
 ) -> None:
     """Rank the relaxed candidates of a round by its objectives.
@@ -97,7 +96,6 @@ def rank_candidates(
         known: the database (schema ``dataset``).
         earlier: shortlists of the rounds before.
         settings: objectives and tolerances of duplicates.
-        device: ``auto``, ``cpu`` or ``cuda``.
         ranked: new crystals by rank, with ``objective`` from 0 to 1 (schema ``ranked``).
     """
     paths = in_order(candidates, "relaxed")
@@ -126,7 +124,7 @@ def rank_candidates(
     ):
 
         def keep(chunk: Chunk) -> None:
-            found = objective_values(chunk, settings.objectives, device)
+            found = objective_values(chunk, settings.objectives)
             good = np.asarray(np.isfinite(found).all(axis=1))
             writer.drop(chunk.candidate_id[~good], NO_OBJECTIVE, kind="failed")
             kept.append(chunk.select(good))

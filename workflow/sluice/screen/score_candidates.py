@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from sluice.config import Filter, ScoreSettings
 from sluice.errors import ConfigError
+from sluice.models.layers import GraphNetwork
 from sluice.models.scoring import Model, load_model, score_crystals
 from sluice.schemas import Column
 from sluice.screen.common import crystals_of, further_columns, lineage
@@ -32,9 +33,10 @@ def load_filter(one: Filter) -> Model:
     if one.model is None or one.missing():
         raise ConfigError(one.missing())
     model = load_model(one.model)
-    if model.task != "classification":
+    if model.task != "classification" or not isinstance(model.network, GraphNetwork):
         raise ConfigError(
-            f"screen.score.filters: {one.name}: {one.model} is a model of {model.task}; a filter needs a classifier"
+            f"screen.score.filters: {one.name}: {one.model} is a {model.kind} model of {model.task}; a filter needs a"
+            " classifier of crystals"
         )
     return model
 
