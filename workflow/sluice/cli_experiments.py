@@ -89,3 +89,22 @@ def data_fetch(
     from sluice.datasets.fetch import fetch_data
 
     typer.echo(f"{name}: {fetch_data(name, directory)}")
+
+
+@data_app.command("convert")
+def data_convert(
+    name: Annotated[str, typer.Argument(help="Name of the data set: mp_structures.")],
+    source: Annotated[Path, typer.Argument(help="What you got from its authors by hand, see `sluice data list`.")],
+    directory: Annotated[
+        Path | None, typer.Option("--directory", help="Put its folder there instead of the user's cache.")
+    ] = None,
+) -> None:
+    """Make a data set, that cannot be fetched, of its authors' files; minutes to half an hour."""
+    from sluice.datasets.registry import cache_folder
+    from sluice.errors import SluiceError
+    from sluice.experiments.mp_convert import convert_mp_structures
+
+    if name != "mp_structures":
+        raise SluiceError(f"{name}: made of files got by hand is mp_structures alone; others: `sluice data list`")
+    folder = cache_folder(name) if directory is None else directory / name
+    typer.echo(f"{name}: {convert_mp_structures(source, folder)} structures, {folder.absolute()}")

@@ -218,5 +218,5 @@ def test_entries_are_complete(name):
 def test_local_copies_are_what_would_be_fetched(name, sluice_data):
     for file in registry.find_in_registry(name).files:
         path = sluice_data / name / file.path
-        if path.is_file():
+        if path.is_file() and file.sha256:
             assert content_digest(path) == file.sha256, path

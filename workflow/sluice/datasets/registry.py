@@ -38,7 +38,9 @@ class DataFile(Section):
     path: str = Field(description="Name in the data set's folder.")
     sources: tuple[str, ...] = Field(description="Names of the published files that it is made from.", min_length=1)
     converter: str = Field("copy", description="Function of sluice.datasets.converters.")
-    sha256: str = Field(description="Digest of the content, uncompressed.", pattern=SHA256)
+    sha256: str | None = Field(
+        None, description="Digest of the content, uncompressed; null: only the address is pinned.", pattern=SHA256
+    )
 
     @field_validator("path")
     @classmethod
