@@ -101,6 +101,17 @@ def test_learning_curve_is_the_mean_over_repeats(tmp_path):
     assert learning_curve({"a": []}, ["loss"], y_title="loss") is None
 
 
+def test_many_curves_can_be_told_apart(tmp_path):
+    """By name, colour and dash; their legend takes no room from the plot."""
+    folders = {f"way {k}": runs(tmp_path / str(k), [1.0]) for k in range(10)}
+    figure = learning_curve(folders, ["loss"], y_title="loss")
+    assert [trace.name for trace in figure.data] == list(folders)
+    assert len({(trace.line.color, trace.line.dash) for trace in figure.data}) == 10
+    assert figure.layout.legend.orientation == "v" and figure.layout.legend.x > 1
+    few = learning_curve({"a": folders["way 0"]}, ["loss"], y_title="loss")
+    assert few.layout.legend.orientation == "h" and few.data[0].name == "a"
+
+
 @pytest.mark.parametrize(("goal", "value", "met"), [({"at_least": 0.9}, 0.9, True), ({"at_most": 0.04}, 0.05, False)])
 def test_goals_are_met_or_missed(goal, value, met):
     assert Goal(quantity="x", **goal).is_met(value) is met

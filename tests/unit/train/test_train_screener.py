@@ -157,6 +157,13 @@ def test_nothing_to_learn_from_is_said(tmp_path):
         run(tmp_path, tmp_path / "set.h5")
 
 
+def test_a_threshold_beyond_all_energies_is_said(training_set, tmp_path):
+    for threshold in (-99.0, 99.0):
+        settings = ScreenerSettings.model_validate(SETTINGS.model_dump() | {"threshold": threshold})
+        with pytest.raises(SluiceError, match=r"puts all \d+ training crystals into one class; .* lie between -"):
+            run(tmp_path, training_set, settings)
+
+
 @pytest.fixture(scope="module")
 def generator(training_set, tmp_path_factory):
     """A generator that has learnt long enough to tell sites apart."""

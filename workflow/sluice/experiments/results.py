@@ -28,6 +28,9 @@ from sluice.provenance import created_with
 from sluice.report.costs import read_costs
 from sluice.report.theme import SERIES, styled
 
+DASHES = ("solid", "dash", "dot")
+ABOVE = 6  # more curves than these have their legend beside the plot
+
 
 def summarize(quantity: str, runs: Sequence[Path], metric: str, *, paper: float | None = None, **columns: Any) -> Row:
     """A row with mean and standard deviation (n − 1; None for a single run) of a metric over runs.
@@ -85,16 +88,18 @@ def learning_curve(
                 continue
             x_title = tables[0].columns[0]
             mean = pd.concat(shown, axis=1).mean(axis=1)
-            label = (
-                f"{name}: {column.replace('_', ' ')}" if len(columns) > 1 or len(runs) > 1 else column.replace("_", " ")
-            )
-            figure.add_scatter(
-                x=mean.index, y=mean.to_numpy(), name=label, mode="lines", line={"color": SERIES[k % len(SERIES)]}
-            )
+            words = [name] if len(runs) > 1 or len(columns) == 1 else []
+            words += [column.replace("_", " ")] if len(columns) > 1 else []
+            dash = DASHES[k // len(SERIES) % len(DASHES)]  # the colours begin anew
+            line = {"color": SERIES[k % len(SERIES)], "dash": dash}
+            figure.add_scatter(x=mean.index, y=mean.to_numpy(), name=": ".join(words), mode="lines", line=line)
             k += 1
     if k == 0:
         return None
     styled(figure)
+    if k > ABOVE:
+        legend = {"orientation": "v", "x": 1.02, "xanchor": "left", "y": 1, "yanchor": "top"}
+        figure.update_layout(legend=legend, height=max(360, 90 + 21 * k))
     figure.update_xaxes(title_text=x_title.replace("_", " "), type="log" if log_x else "linear")
     figure.update_yaxes(title_text=y_title)
     return figure

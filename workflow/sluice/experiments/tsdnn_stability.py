@@ -104,7 +104,11 @@ class TsdnnStability(Experiment):
                 rows.append(
                     summarize(f"test ROC AUC, {way}, {words}", runs[name], "test_roc_auc", **(columns | {"unit": ""}))
                 )
-        shown = {name: runs[name] for name, (_, way) in runs_module.VARIANTS.items() if way != runs_module.REGRESSION}
+        shown = {
+            f"{way}, {WORDS[label]}": runs[name]
+            for name, (label, way) in runs_module.VARIANTS.items()
+            if way != runs_module.REGRESSION
+        }
         curve = learning_curve(shown, ["val_accuracy"], y_title="validation accuracy")
         return Comparison(
             rows=rows,

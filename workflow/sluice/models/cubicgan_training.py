@@ -184,7 +184,9 @@ class GanLearner:
             real, noise = self._real(rows), self._noise(len(rows))
             coordinates, lengths = self.average(noise, self._groups[rows], descriptors)
             fake = channels(coordinates, lengths, self._groups[rows], descriptors)
+            self.critic.eval()
             gap = self._critic(real).float().mean() - self._critic(fake).float().mean()
+            self.critic.train()
         points = grid_index(round_points(coordinates.float().cpu().numpy()))
         groups = self.groups[self.validation]
         apart = distinct(orbits_of(groups, points))

@@ -83,6 +83,12 @@ def train_screener(
         raise SluiceError(f"{training_set}: no training rows with a crystal and a formation energy")
     is_dft = data.columns["label_round"] > 0
     threshold = class_threshold(settings, energy[fit & in_training & ~is_dft])
+    below = energy[training] < threshold
+    if below.all() or not below.any():
+        raise SluiceError(
+            f"train.screener.threshold: {threshold:g} eV/atom puts all {len(training)} training crystals into one"
+            f" class; their formation energies lie between {energy[training].min():g} and {energy[training].max():g}"
+        )
     drawn, drawn_by = Crystals.empty(), ""
     if settings.model == "tsdnn" and settings.tsdnn.generated:
         held_out = data.crystals[~in_training].reduced_formulas()
