@@ -66,7 +66,8 @@ def classifier(given):
     torch.manual_seed(1)
     path = work / "classifier.ckpt"
     state = CGCNN(**SIZES).state_dict()
-    save_model(path, kind="cgcnn", task="classification", hyperparameters=SIZES, state=state, facts={})
+    facts = {"threshold_ev_per_atom": 0.5}  # as a campaign's screener has: classes must not be held against it
+    save_model(path, kind="cgcnn", task="classification", hyperparameters=SIZES, state=state, facts=facts)
     assert run(path, folder, work / "plain.csv").exit_code == 0
     with (work / "plain.csv").open() as handle:
         scores = {row["id"]: float(row["score"]) for row in csv.DictReader(handle) if row["score"]}
@@ -90,7 +91,7 @@ def test_a_classifier_is_held_against_classes(classifier):
     assert "positive: class 1" in result.output and found["positive"] == "2"
     assert found["ROC AUC"] == "1.0000" and found["MAE"] == "-"
     result = run(model, folder, work / "out.csv", "--labels", work / "classes.csv", "--label-column", "energy")
-    assert metrics_of(result.output)["ROC AUC"] == "1.0000", "values up to 0 are positive"
+    assert metrics_of(result.output)["ROC AUC"] == "1.0000", "values up to the model's threshold are positive"
 
 
 def test_classes_are_never_taken_for_values(classifier):
@@ -106,6 +107,9 @@ def test_classes_are_never_taken_for_values(classifier):
         assert not (work / "out.csv").exists()
     result = run(model, folder, work / "out.csv", *labels, "--below", 0)
     assert metrics_of(result.output)["ROC AUC"] == "0.0000", "as the user says: low values are positive"
+    (work / "classes.csv").write_text("id,made\nNaF,\n")
+    result = run(model, folder, work / "out.csv", *labels)
+    assert result.exit_code == 2 and "no row has both a score and a label" in " ".join(result.output.split())
 
 
 def test_a_wrong_column_is_told_before_anything_is_scored(given):

@@ -76,6 +76,9 @@ def data_list() -> None:
         here = str(found) if found else "by hand" if entry.by_hand else f"no: sluice data fetch {name}"
         table.add_row(name, entry.title, here, entry.licence, entry.homepage)
     Console().print(table)
+    for name, entry in registry().items():
+        if entry.by_hand:
+            typer.echo(f"{name} by hand: {entry.by_hand}")
 
 
 @data_app.command("fetch")
@@ -94,7 +97,7 @@ def data_fetch(
 @data_app.command("convert")
 def data_convert(
     name: Annotated[str, typer.Argument(help="Name of the data set: mp_structures.")],
-    source: Annotated[Path, typer.Argument(help="What you got from its authors by hand, see `sluice data list`.")],
+    source: Annotated[Path, typer.Argument(help="Folder with mp-*.cif of the clone that `sluice data list` names.")],
     directory: Annotated[
         Path | None, typer.Option("--directory", help="Put its folder there instead of the user's cache.")
     ] = None,

@@ -77,9 +77,8 @@ def _check_meaning(
         return
     if score_below is not None:
         raise SluiceError(f"--score-below is for models that predict values; {model.path} gives probabilities")
-    if classes or below is not None or "threshold_ev_per_atom" in model.facts:
-        return
-    if {value for value in known.values() if not math.isnan(value)} <= {0.0, 1.0}:
+    values = {value for value in known.values() if not math.isnan(value)}
+    if values and values <= {0.0, 1.0} and not classes and below is None:
         raise SluiceError(
             "all labels are 0 or 1: say --classes if 1 is the class that the model calls positive, or --below LIMIT if"
             " they are values of which the low ones are"

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from sluice.cli import app
 from sluice.datasets.registry import local_copy, registry, require_data
-from sluice.errors import BadDataError, MissingProgramError
+from sluice.errors import BadDataError, MissingProgramError, SluiceError
 from sluice.experiments import mp_convert
 from sluice.experiments.cubicgan_data import CUBIC_FILE, KnownCrystals, crystal_keys, read_cubic
 from sluice.experiments.mp_convert import convert_mp_structures
@@ -87,13 +87,25 @@ def test_what_is_made_is_what_the_experiments_read(published, tmp_path):
     assert "CaFeO3" in KnownCrystals(folder)
 
 
-def test_files_that_cannot_be_used_are_named(published, tmp_path, monkeypatch):
+def test_files_that_cannot_be_used_are_named(published, tmp_path, monkeypatch, capsys):
     (published / "mp-2.cif").write_text("data_x\n_cell_length_a what?\n")
     with pytest.raises(BadDataError, match=r"1 of 4 cannot be used\n  mp-2: cannot be parsed"):
         convert_mp_structures(published, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-    monkeypatch.setattr(mp_convert, "MAX_BAD_SHARE", 0.3)
-    assert convert_mp_structures(published, tmp_path / "out") == 3
+    assert not list((tmp_path / "out").iterdir())
+    (published / "mp-4.cif").write_text("".join((published / f"{name}.cif").read_text() for name in ("mp-4", "mp-1")))
+    monkeypatch.setattr(mp_convert, "MAX_BAD_SHARE", 0.5)
+    capsys.readouterr()
+    assert convert_mp_structures(published, tmp_path / "out") == 2
+    said = capsys.readouterr().err
+    assert (
+        "2 of 4 cannot be used\n  mp-2: cannot be parsed" in said and "mp-4: not one structure (2 structures)" in said
+    )
+    (published / "mp-4.cif").unlink()
+    assert convert_mp_structures(published, tmp_path / "out") == 2
+    assert "1 of 4 materials with a label have no file there" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    with pytest.raises(SluiceError, match=r"file: cannot be written into .*give another --directory"):
+        convert_mp_structures(published, tmp_path / "file")
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadDataError, match=r"empty: no files mp-\*.cif of materials that a label is known of"):
         convert_mp_structures(tmp_path / "empty", tmp_path / "out")
@@ -125,6 +137,7 @@ def test_the_table_is_the_reference_datas(tmp_path):
     place = {name: k for k, name in enumerate(all_names)}
     missing = [name for name in ids if name in place and name not in names]
     assert not missing and len(names) > 150
+    assert len(set(names) - set(all_names)) < 0.03 * len(names), "by another space group than the published table's"
     here = [k for k, name in enumerate(names) if name in place]
     there = [place[names[k]] for k in here]
     keys = [crystal_keys(d.space_groups, d.points, d.elements)[k] for d, k in ((mine, here), (theirs, there))]

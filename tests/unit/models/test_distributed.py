@@ -25,7 +25,7 @@ from sluice.models.gatgnn import GATGNN
 from sluice.models.graphs import build_graphs
 from sluice.models.orbits import decompose
 from sluice.models.pu_bags import draw_bags
-from sluice.models.pu_training import BagLearner
+from sluice.models.pu_training import BAGS_AT_ONCE, BagLearner
 from sluice.models.training import train
 from sluice.models.tsdnn_training import TsdnnLearner
 from sluice.step import Continue
@@ -100,6 +100,7 @@ def tsdnn_learner(data, kind=TsdnnLearner, **changes):
     )
 
 
+BAGS = BAGS_AT_ONCE + 1
 LOSSES = ("student_loss", "teacher_loss", "pseudo_positive")
 PAPER = {"optimizer": "sgd", "student_labels": 0.0, "moving_average": "kept"}
 
@@ -118,14 +119,14 @@ def test_tsdnn_learns_on_two_what_it_learns_on_one(data, tmp_path, changes):
 
 def test_bags_learn_on_two_what_they_learn_on_one(data, tmp_path):
     graphs, _ = data
-    member = draw_bags(np.arange(20), np.arange(20, 70), 70, 3, seed=0)
+    member = draw_bags(np.arange(20), np.arange(20, 70), 70, BAGS, seed=0)
     n_rows = int(member.any(axis=0).sum())
     assert n_rows % 13 > 1, "an uneven last batch"
     answers = []
     for folder, devices in (("one", "1"), ("two", "2")):
         made = BagLearner(
             graphs, np.arange(70) < 20, member,
-            hyperparameters=SIZES | {"bags": 3}, learning_rate=5e-3, batch_size=25,
+            hyperparameters=SIZES | {"bags": BAGS}, learning_rate=5e-3, batch_size=25,
         )  # fmt: skip
         train(made, plan(tmp_path / folder, n_rows, batch_size=13, devices=devices))
         answers.append(made.predict(np.arange(70)))

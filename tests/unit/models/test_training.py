@@ -97,6 +97,29 @@ def test_a_training_that_diverges_says_so(data, tmp_path):
     assert not (tmp_path / "metrics.csv").exists()
 
 
+def test_weights_that_are_no_numbers_are_not_kept(data, tmp_path):
+    """A gradient that overflows in the last step of all leaves the epoch's loss finite."""
+
+    class Overflowing(GraphLearner):
+        def end_epoch(self, epoch):
+            if epoch >= self.bad_from:
+                with torch.no_grad():
+                    self.network.head.weight.fill_(torch.nan)
+            return super().end_epoch(epoch)
+
+    for task in ("regression", "classification"):
+        made = learner(data, task)
+        made.__class__, made.bad_from = Overflowing, 3
+        train(made, plan(tmp_path / task, len(made.training)))
+        made.use_best()
+        assert np.isfinite(made.predict(made.validation)).all()
+        made = learner(data, task)
+        made.__class__, made.bad_from = Overflowing, 0
+        train(made, plan(tmp_path / f"{task}_1", len(made.training), epochs=1))
+        with pytest.raises(SluiceError, match="no epoch ended with finite weights"):
+            made.use_best()
+
+
 def test_bf16_holds_the_accuracy(data, tmp_path):
     """The best validation error in 30 epochs is at most a tenth above full precision's."""
     errors = {}

@@ -82,4 +82,6 @@ def _note(name: str, entry: DataSet) -> str:
     lines = [f"{name}: {entry.title}", f"source: {entry.homepage}"]
     lines += [f"  {source}: {file.url}" for source, file in entry.sources.items()]
     lines += [f"licence: {entry.licence}", f"cite: {entry.citation}", "fetched and converted by `sluice data fetch`"]
+    if unchecked := [file.path for file in entry.files if not file.sha256]:
+        lines.append(f"of a pinned address, but not checked by a digest: {', '.join(unchecked)}")
     return "\n".join(lines) + os.linesep

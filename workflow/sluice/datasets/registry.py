@@ -28,7 +28,7 @@ class SourceFile(Section):
 
     url: str = Field(description="Address, pinned to a commit or version.", pattern=r"^https?://")
     sha256: str | None = Field(
-        None, description="Digest of the published file; null: what is made from it is checked instead.", pattern=SHA256
+        None, description="Digest of the published file; null: that of what is made from it counts.", pattern=SHA256
     )
 
 

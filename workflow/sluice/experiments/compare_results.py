@@ -15,7 +15,7 @@ from sluice.step import run_step
 
 REPORT_FILES = ("comparison.csv", "report.html", "run.json")
 
-REVISION = 2
+REVISION = 3
 
 
 def compare_results(*, experiment: str, settings: str, prepared: Path, runs: list[Path], results: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from sluice.errors import SluiceError
@@ -41,7 +42,12 @@ def run_part(
     found = load_experiment(experiment)
     config = found.config_type.model_validate_json(settings)
     with temporary_folder(run) as folder:
-        kept = checkpoints / f"revision_{REVISION}"  # what an earlier version of the jobs made is made anew
+        kept = checkpoints / f"revision_{REVISION}"
+        for older in checkpoints.glob("*"):  # what an earlier version of the jobs made is made anew
+            if older.is_dir() and older != kept:
+                shutil.rmtree(older, ignore_errors=True)
+            elif older.is_file():
+                older.unlink()
         job = make_job(
             config, run=run, prepared=prepared, needed=needed, folder=folder, checkpoints=kept, threads=threads
         )

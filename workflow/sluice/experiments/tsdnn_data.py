@@ -54,8 +54,7 @@ def read_candidates(folder: Path) -> Candidates:
     table_path, archive = folder / "paper_results" / "results.csv", folder / "paper_results" / "cifs.zip"
     if not (table_path.is_file() and archive.is_file()):
         raise BadDataError(
-            f"{folder / 'paper_results'}: results.csv and cifs.zip are missing; they lie under results/paper_results in"
-            " the authors' repository (`sluice data list`)"
+            f"{folder / 'paper_results'}: results.csv and cifs.zip are missing: run `sluice data fetch tsdnn_labels`"
         )
     table = pd.read_csv(table_path, keep_default_na=False).set_index("formula")
     with tempfile.TemporaryDirectory() as temporary:

@@ -10,7 +10,7 @@ from sluice.config_base import Count, Positive, Section
 from sluice.config_tsdnn import TsdnnLearning
 from sluice.models.element_features import N_FEATURES
 
-# What every page of a graph network says beside its paper.
+# What pages of graph networks say beside their papers.
 ATOM_FEATURES = (
     f"Atoms start from {N_FEATURES} tabulated numbers (group, row, block and eight properties), in the papers from 92"
     " zeros and ones that stand for nine."

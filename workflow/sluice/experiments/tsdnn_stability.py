@@ -159,7 +159,7 @@ def _at_hand(config: StabilityConfig, prepared: Path) -> str:
             found.append(f"{int(np.isfinite(store.column(label)).sum())} of {published} ({words})")
     return (
         f"Of the published labels those with a structure of at most {config.settings.graphs.max_atoms} atoms at hand"
-        f" are used: {', '.join(found)}."
+        f" are used, at most {config.settings.max_labelled}: {', '.join(found)}."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -286,8 +287,10 @@ def _at_equal_precision(runs: Mapping[str, Sequence[Path]], variant: str, quanti
     precision = float(np.mean([metric_of(run, "precision")[0] for run in runs["bags"]]))
     found = [tsdnn_synthesizability_runs.tpr_at_precision(*read_scores(run), precision) for run in runs[variant]]
     note = (
-        f"threshold set, on the test table, for a precision of at least {precision:.4f}, the PU baseline's; the paper's"
-        " is one half"
+        "the PU baseline calls nothing positive and has no precision"
+        if math.isnan(precision)
+        else f"threshold set, on the test table, for a precision of at least {precision:.4f}, the PU baseline's; the"
+        " paper's is one half"
     )
     return row_of(quantity, found, note=note, **columns)
 

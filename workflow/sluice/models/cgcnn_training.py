@@ -24,8 +24,9 @@ GRADIENT_NORM = 5.0
 
 
 def roc_auc(target: NDArray, score: NDArray) -> float:
-    """Area under the ROC curve; NaN where one class is missing."""
-    return float(roc_auc_score(target, score)) if len(np.unique(target)) == 2 else math.nan
+    """Area under the ROC curve; NaN where one class is missing, or a score is no number."""
+    defined = len(np.unique(target)) == 2 and np.isfinite(score).all()
+    return float(roc_auc_score(target, score)) if defined else math.nan
 
 
 def one_cycle(progress: float) -> float:

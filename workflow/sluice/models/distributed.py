@@ -69,14 +69,14 @@ def make_fabric(device: str, precision: str, devices: int = 1) -> Fabric:
     return Fabric(accelerator=kind, devices=devices, strategy=strategy, precision=precision, plugins=plugins)  # type: ignore[arg-type]
 
 
-def launch(fabric: Fabric, work: Callable[..., int | None], **arguments: Any) -> int | None:
+def launch(fabric: Fabric, work: Callable[..., int | str | None], **arguments: Any) -> int | str | None:
     """Run ``work(fabric, **arguments)`` in a process for each device; what the first one returns.
 
     Signals that ask for an end are passed on to all of them.
     """
     with _passed_on():
         # Bound beforehand: Fabric takes arguments of its own apart and stumbles over frozen dataclasses.
-        found: int | None = fabric.launch(partial(work, **arguments))
+        found: int | str | None = fabric.launch(partial(work, **arguments))
     return found
 
 

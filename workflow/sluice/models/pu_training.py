@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -80,8 +79,7 @@ class BagLearner:
         size = BAGS_AT_ONCE if self.apart else len(inside)
         for first in range(0, len(inside), size):
             some, last = slice(first, first + size), first + size >= len(inside)
-            several = self.fabric.world_size > 1
-            with self.fabric.no_backward_sync(self._network, enabled=not last) if several else nullcontext():
+            with self.fabric.no_backward_sync(self._network, enabled=not last):
                 if self.apart:
                     own = [self.graphs.batch(rows[of_bag], device) for of_bag in inside[some]]
                     each = self._network.logits_apart(own, first, last=last)

@@ -84,7 +84,7 @@ def score_input(model_path: Path, input_path: Path, output: Path, device: str = 
 
     ``id`` is the file's name without suffix (or what the file says); ``score`` as of ``score_crystals``; a crystal that
     cannot be scored has an empty score and the reason, and is named on standard error, which also says how many are of
-    compositions that the model has learnt.
+    compositions whose labels it has learnt, if its file names those.
 
     Args:
         model_path: model file of a screener.

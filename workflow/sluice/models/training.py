@@ -106,12 +106,20 @@ class BestEpoch:
         return {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
 
     def keep_if_best(self, rank: list[float]) -> None:
-        """Remember the present weights if they rank above all before."""
+        """Remember the present weights if they rank above all before and are numbers."""
         if rank > self.best_rank:
-            self.best_rank, self.best = rank, self.weights_now()
+            now = self.weights_now()
+            if all(bool(torch.isfinite(value).all()) for value in now.values()):
+                self.best_rank, self.best = rank, now
 
     def use_best(self) -> None:
-        """Go back to the best epoch's weights."""
+        """Go back to the best epoch's weights.
+
+        Raises:
+            SluiceError: if no epoch ended with weights that are numbers.
+        """
+        if not self.best:
+            raise SluiceError("the training diverged: no epoch ended with finite weights; lower the learning rate")
         self.network.load_state_dict(self.best)
 
     def state(self) -> dict[str, Any]:
@@ -260,19 +268,23 @@ def train(learner: Learner, plan: Plan) -> list[Row]:
         stopped = launch(several, _train_share, learner=learner, plan=plan, recorder=current_recorder())
         if several.device.type == "cuda":
             add_gpu_seconds((time.monotonic() - started) * devices)
+        if isinstance(stopped, str):
+            raise SluiceError(stopped)
         if stopped is not None:
             leave(stopped, f"{plan.description}: saved")
     # After several devices, one takes the result from the last checkpoint.
     return _train_here(make_fabric(plan.device, plan.precision), learner, plan)
 
 
-def _train_share(fabric: Fabric, *, learner: Learner, plan: Plan, recorder: Recorder | None) -> int | None:
-    """One of several processes; the signal that ended it, None at the training's end."""
+def _train_share(fabric: Fabric, *, learner: Learner, plan: Plan, recorder: Recorder | None) -> int | str | None:
+    """One of several processes; the signal that ended it, what went wrong, None at the training's end."""
     use_recorder(recorder if is_first(fabric) else None)
     try:
         _train_here(fabric, learner, plan)
     except Stopped as stop:
         return stop.number
+    except SluiceError as error:  # for the parent to raise: of a child's it makes a traceback
+        return str(error)
     return None
 
 
