@@ -126,6 +126,16 @@ def test_a_changed_content_is_refused_where_only_the_product_is_pinned(demo, ser
         fetch_data("demo")
 
 
+def test_a_file_without_a_digest_is_fetched_and_told_of(demo, server, monkeypatch):
+    table, converted = demo.files
+    loose = demo.model_copy(update={"files": (table, converted.model_copy(update={"sha256": None}))})
+    monkeypatch.setattr(registry, "registry", lambda: {"demo": loose})
+    (server[0] / "dict.pkl").write_bytes(pickle.dumps({"a": 2}))
+    folder = fetch_data("demo")
+    assert json.loads((folder / "deep" / "d.json").read_text()) == {"a": 2}
+    assert "not checked by a digest: deep/d.json\n" in (folder / "SOURCE.txt").read_text()
+
+
 def test_an_address_that_is_gone_says_so(demo, server):
     (server[0] / "table.csv").unlink()
     with pytest.raises(DataSetError, match=r"table\.csv cannot be fetched .*SLUICE_DATA"):

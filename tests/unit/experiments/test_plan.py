@@ -8,7 +8,9 @@ import pytest
 import yaml
 
 from sluice.errors import ConfigError
+from sluice.experiments import run_part
 from sluice.experiments.experiment import load_experiment
+from sluice.experiments.folders import write_metrics
 from sluice.experiments.plan import (
     Plan,
     by_variant,
@@ -157,3 +159,31 @@ def test_a_job_knows_its_seed_and_what_it_needs(tmp_path):
     )
     assert (job.variant, job.repeat, job.seed, job.threads) == ("student", 3, config.seed + 3, 2)
     assert list(job.needed) == ["teacher"]
+
+
+def test_a_raised_revision_makes_a_job_anew(tmp_path, monkeypatch):
+    """What an earlier version of the jobs left is neither gone on from nor kept."""
+    seen = []
+
+    class Noting(type(load_experiment("dvae"))):
+        def run(self, config, job):
+            seen.append(job.checkpoints)
+            job.checkpoints.mkdir(parents=True, exist_ok=True)
+            (job.checkpoints / "step").touch()
+            write_metrics(job.folder, {"n": len(list(job.checkpoints.iterdir()))})
+
+    monkeypatch.setattr(run_part, "load_experiment", lambda _: Noting())
+    experiment, config = load_experiment_config(CONFIGS / "dvae.yaml")
+    planned = plan_experiment(experiment, config, "quick")
+    variant = experiment.parts(planned)[0].variant
+    checkpoints = tmp_path / "checkpoints"
+    (checkpoints / "of_old").mkdir(parents=True)
+    (checkpoints / "metrics.csv").touch()
+    for revision in (1, 1, 2):
+        monkeypatch.setattr(run_part, "REVISION", revision)
+        run_part.run_part(
+            experiment="dvae", settings=planned.model_dump_json(), prepared=tmp_path, needed=[], threads=1,
+            checkpoints=checkpoints, run=tmp_path / "runs" / variant / "repeat_0",
+        )  # fmt: skip
+        assert list(checkpoints.iterdir()) == [checkpoints / f"revision_{revision}"]
+    assert seen[0] == seen[1] != seen[2]
