@@ -182,10 +182,11 @@ def _departures(training: TsdnnTraining) -> str:
 def _unfinished(runs: Sequence[Path]) -> str:
     """How far TSDNN in the paper's form was when its passes were over."""
     curve = np.mean([pd.read_csv(run / HISTORY_FILE)["val_accuracy"] for run in runs], axis=0)  # (passes,)
+    half = len(curve) // 2
     return (
-        f"In the paper's form, whose steps are small, TSDNN's validation accuracy was {curve[len(curve) // 2]:.3f} after"
-        f" {len(curve) // 2 + 1} passes and {curve[-1]:.3f} after all {len(curve)}: where the second is higher, it would"
-        " have gone on to learn."
+        f"In the paper's form, whose steps are small, TSDNN's validation accuracy was {curve[half]:.3f} after"
+        f" {half + 1} passes and {curve[-1]:.3f} after all {len(curve)}: where the second is higher, it would have gone"
+        " on to learn."
     )
 
 
