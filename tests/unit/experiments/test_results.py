@@ -107,7 +107,8 @@ def test_many_curves_can_be_told_apart(tmp_path):
     figure = learning_curve(folders, ["loss"], y_title="loss")
     assert [trace.name for trace in figure.data] == list(folders)
     assert len({(trace.line.color, trace.line.dash) for trace in figure.data}) == 10
-    assert figure.layout.legend.orientation == "v" and figure.layout.legend.x > 1
+    assert figure.layout.legend.orientation == "v" and figure.layout.legend.y < 0
+    assert figure.layout.height - figure.layout.margin.b > 250
     few = learning_curve({"a": folders["way 0"]}, ["loss"], y_title="loss")
     assert few.layout.legend.orientation == "h" and few.data[0].name == "a"
 

@@ -29,7 +29,7 @@ from sluice.report.costs import read_costs
 from sluice.report.theme import SERIES, styled
 
 DASHES = ("solid", "dash", "dot")
-ABOVE = 6  # more curves than these have their legend beside the plot
+ABOVE = 6  # more curves than these have their legend below the plot, one line each
 
 
 def summarize(quantity: str, runs: Sequence[Path], metric: str, *, paper: float | None = None, **columns: Any) -> Row:
@@ -98,8 +98,9 @@ def learning_curve(
         return None
     styled(figure)
     if k > ABOVE:
-        legend = {"orientation": "v", "x": 1.02, "xanchor": "left", "y": 1, "yanchor": "top"}
-        figure.update_layout(legend=legend, height=max(360, 90 + 21 * k))
+        room = 64 + 20 * k  # px of the title and one line each
+        legend = {"orientation": "v", "x": 0, "xanchor": "left", "y": -0.2, "yanchor": "top"}
+        figure.update_layout(legend=legend, margin={"b": room}, height=310 + room)
     figure.update_xaxes(title_text=x_title.replace("_", " "), type="log" if log_x else "linear")
     figure.update_yaxes(title_text=y_title)
     return figure
