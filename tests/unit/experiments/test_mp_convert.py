@@ -132,7 +132,7 @@ def test_the_table_is_the_reference_datas(tmp_path):
     for column in ("e_form", "band_gap"):
         np.testing.assert_allclose(table[column], known[column], atol=1e-6)
     assert (table["cubicgan_like"].to_numpy() == known["cubicgan_like"].to_numpy()).mean() > 0.98
-    mp_convert._write_csv(tmp_path / CUBIC_FILE, mp_convert._cubic(crystals, table))
+    mp_convert._cubic(crystals, table).to_csv(tmp_path / CUBIC_FILE, **mp_convert.CSV)
     (mine, names, _), (theirs, all_names, _) = read_cubic(tmp_path), read_cubic(folder)
     place = {name: k for k, name in enumerate(all_names)}
     missing = [name for name in ids if name in place and name not in names]

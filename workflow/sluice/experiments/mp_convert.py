@@ -5,18 +5,17 @@ The files are 170 000 single CIFs of a repository, which is cloned by hand; the 
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from pymatgen.core import Element, Lattice
 
+from sluice.chemistry.compositions import Compositions
 from sluice.chemistry.read_crystals import Reading, read_crystals
 from sluice.chemistry.symmetry import SpaceGroupFinder
 from sluice.crystals import Crystals
@@ -34,6 +33,7 @@ MAX_BAD_SHARE = 0.01
 SEVERAL = "not one structure"
 SHOWN = 10
 ANGSTROM_DECIMALS = 5
+CSV: Any = {"index": False, "compression": {"method": "gzip", "mtime": 0}}  # the same bytes for the same table
 # Table → file, column of the ids, column of the value.
 TABLES = {
     "e_form": ("mp-formation.csv.gz", "task_id", "formation_energy_per_atom"),
@@ -85,8 +85,8 @@ def convert_mp_structures(cifs: Path, target: Path) -> int:
         made = Path(work)
         _write_structures(made, ids, crystals)
         table = _table(ids, crystals, values)
-        _write_csv(made / TABLE, table)
-        _write_csv(made / CUBIC_FILE, _cubic(crystals, table))
+        table.to_csv(made / TABLE, **CSV)
+        _cubic(crystals, table).to_csv(made / CUBIC_FILE, **CSV)
         (target / TABLE).unlink(missing_ok=True)  # without it the set is not here: no new structures beside old labels
         for file in (*FILES, CUBIC_FILE, TABLE):
             (made / file).replace(target / file)
@@ -134,7 +134,7 @@ def _write_structures(folder: Path, ids: list[str], crystals: Crystals) -> None:
 
 def _table(ids: list[str], crystals: Crystals, values: dict[str, pd.Series]) -> pd.DataFrame:
     """One row a material; the space group of ternaries that have none in the published table is spglib's."""
-    n_elements = np.array([len(np.unique(crystals.numbers[crystals.atoms_of(i)])) for i in range(len(crystals))])
+    n_elements = Compositions.from_crystals(crystals).sizes
     group = values["spacegroup"].reindex(ids).to_numpy(float)
     unknown = np.flatnonzero(np.isnan(group) & (n_elements == 3))
     group[unknown] = SpaceGroupFinder(SYMPREC)(crystals[unknown])
@@ -173,10 +173,3 @@ def _cubic(crystals: Crystals, table: pd.DataFrame) -> pd.DataFrame:
     for name in ("e_form", "e_form_mp20"):
         columns[name] = chosen[name].to_numpy()
     return pd.DataFrame(columns)
-
-
-def _write_csv(path: Path, table: pd.DataFrame) -> None:
-    """Compressed, the same bytes for the same table."""
-    text = io.StringIO()
-    table.to_csv(text, index=False, quoting=csv.QUOTE_MINIMAL, lineterminator="\n")
-    path.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))
