@@ -17,7 +17,7 @@ from sluice.models.cgcnn import CGCNN
 from sluice.models.distributed import balanced
 from sluice.models.graphs import GraphBatch, Graphs
 from sluice.models.layers import GraphNetwork
-from sluice.models.training import BestEpoch
+from sluice.models.learner import BestEpoch
 
 WARM_UP = 0.1  # share of the steps in which the rate rises
 GRADIENT_NORM = 5.0

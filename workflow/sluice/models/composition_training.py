@@ -19,8 +19,9 @@ from sluice.errors import SluiceError
 from sluice.models.cgcnn_training import one_cycle, roc_auc
 from sluice.models.composition import MAX_LOG_SPREAD, CompositionModel, combined
 from sluice.models.distributed import balanced
+from sluice.models.learner import BestEpoch
 from sluice.models.modelfile import ModelError, load_model, save_model
-from sluice.models.training import BestEpoch, Plan, Row, train
+from sluice.models.training import Plan, Row, train
 from sluice.models.wgan import Wgan
 from sluice.provenance import sha256_of_text
 

@@ -18,7 +18,7 @@ from sluice.models.cgcnn_training import one_cycle
 from sluice.models.composition import CompositionModel
 from sluice.models.heads import PAPER_WIDTHS
 from sluice.models.layers import Dense
-from sluice.models.training import BestEpoch
+from sluice.models.learner import BestEpoch
 
 EVALUATION_ROWS = 4096
 

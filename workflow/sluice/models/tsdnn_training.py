@@ -21,7 +21,7 @@ from sluice.errors import SluiceError
 from sluice.models.cgcnn_training import GRADIENT_NORM, one_cycle, roc_auc
 from sluice.models.distributed import balanced, mean_over_processes, own_share
 from sluice.models.graphs import Graphs
-from sluice.models.training import BestEpoch, OlderState
+from sluice.models.learner import BestEpoch, OlderState
 from sluice.models.tsdnn import TSDNN, Answer
 
 AVERAGE_DECAY = 0.99  # of the moving average that the student's gain is measured against
