@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from pydantic import Field
 
 from sluice.config_base import Count, Positive, Section
@@ -21,6 +22,7 @@ from sluice.models.cgcnn import CGCNN
 from sluice.models.cgcnn_training import GraphLearner
 from sluice.models.gatgnn import GATGNN
 from sluice.models.graph_store import read_graphs, write_graphs
+from sluice.models.graphs import Graphs
 from sluice.models.layers import GraphNetwork
 from sluice.models.modelfile import save_model
 from sluice.models.training import Plan, train
@@ -177,16 +179,24 @@ def _error_of(network: str, quantity: str) -> str:
     return f"test MAE, {NETWORKS[network][0]}, {QUANTITIES[quantity][2]}"
 
 
-def run_regression(config: ModelConfig, job: Job, network: str, quantity: str) -> None:
-    """Train on 60 %, choose the epoch on 20 %, measure on 20 %; mean and spread are of the training targets."""
-    s = config.settings
-    _, graphs, columns = read_graphs(job.prepared / f"{quantity}.h5")
-    with Store(job.prepared / f"{quantity}.h5", verify=False) as store:
-        digest = store.content_sha256
-    value = columns["value"]
-    order = np.random.default_rng([job.seed, 41]).permutation(len(value))
-    first, second = (int(len(value) * share) for share in (SHARES[0], sum(SHARES)))
-    training, validation, test = order[:first], order[first:second], order[second:]
+def split_rows(count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Rows to learn from (60 %), to choose the epoch by (20 %) and to measure on (20 %), drawn at random."""
+    order = np.random.default_rng([seed, 41]).permutation(count)
+    first, second = (int(count * share) for share in (SHARES[0], sum(SHARES)))
+    return order[:first], order[first:second], order[second:]
+
+
+def make_learner(
+    settings: ModelSettings,
+    network: str,
+    graphs: Graphs,
+    value: NDArray,
+    *,
+    training: NDArray[np.int64],
+    validation: NDArray[np.int64],
+) -> GraphLearner:
+    """A network that has learnt nothing; mean and spread are of the training targets."""
+    s = settings
     sizes: dict[str, Any] = {
         "hidden_size": s.hidden_size,
         "gaussians": s.gaussians,
@@ -199,7 +209,7 @@ def run_regression(config: ModelConfig, job: Job, network: str, quantity: str) -
         "cgcnn": {"head_size": s.head_size, "convolutions": s.layers},
         "gatgnn": {"heads": s.heads, "layers": s.layers},
     }
-    learner = GraphLearner(
+    return GraphLearner(
         graphs,
         value,
         np.ones(len(value)),
@@ -213,6 +223,17 @@ def run_regression(config: ModelConfig, job: Job, network: str, quantity: str) -
         network_type=NETWORKS[network][1],
         loss="mae",
     )
+
+
+def run_regression(config: ModelConfig, job: Job, network: str, quantity: str) -> None:
+    """Train one network on one quantity, and measure on the test rows once."""
+    s = config.settings
+    _, graphs, columns = read_graphs(job.prepared / f"{quantity}.h5")
+    with Store(job.prepared / f"{quantity}.h5", verify=False) as store:
+        digest = store.content_sha256
+    value = columns["value"]
+    training, validation, test = split_rows(len(value), job.seed)
+    learner = make_learner(s, network, graphs, value, training=training, validation=validation)
     plan = Plan(
         description=f"{job.variant} {job.repeat}",
         n_rows=len(training),
