@@ -73,7 +73,8 @@ def train(folder: Path, known: Path, epochs: int) -> Path:
     run(
         folder / "training.jsonl", "train.train_generator", training_set=training_set,
         settings=settings.model_dump_json(), checkpoints=folder / "checkpoints", seed=SEED, precision="32-true",
-        threads=1, device="cpu", round=1, decision=[], earlier=[], model=model, metrics=folder / "metrics.csv",
+        threads=1, device="cpu", devices="1", round=1, decision=[], earlier=[], model=model,
+        metrics=folder / "metrics.csv",
     )  # fmt: skip
     return model
 
