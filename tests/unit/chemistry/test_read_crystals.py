@@ -116,6 +116,27 @@ def test_every_block_of_a_cif(tmp_path):
     ]
 
 
+def test_a_bad_block_of_a_cif_spares_the_others(tmp_path):
+    bad = GOOD.replace("data_x", "data_y").replace("Na", "Xq")
+    header = "data_global\n_journal_name_full 'Acta'\n"
+    (tmp_path / "some.cif").write_text(header + GOOD + "\n" + bad + "\n" + GOOD.replace("Na", "K"))
+    readings = read(tmp_path / "some.cif")
+    assert [r.name for r in readings] == ["some", "some_2", "some_3"]
+    assert [r.crystal and r.crystal.reduced_formulas() for r in readings] == [["NaCl"], None, ["KCl"]]
+    assert readings[1].reason
+
+
+def test_further_blocks_leave_files_their_names(tmp_path):
+    (tmp_path / "salt.cif").write_text(GOOD + "\n" + GOOD.replace("data_x", "data_y").replace("Na", "K"))
+    (tmp_path / "salt_2.cif").write_text(GOOD.replace("Na", "Rb"))
+    readings = read(tmp_path)
+    assert {r.name: r.crystal.reduced_formulas() for r in readings} == {
+        "salt": ["NaCl"],
+        "salt_3": ["KCl"],
+        "salt_2": ["RbCl"],
+    }
+
+
 def test_long_ids_are_named_not_cut(tmp_path):
     (tmp_path / f"{'x' * 90}.cif").write_text(GOOD)
     (reading,) = read(tmp_path)

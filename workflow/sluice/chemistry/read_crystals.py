@@ -6,10 +6,12 @@ Nothing in a file can end the reading of the others: what cannot be used comes b
 from __future__ import annotations
 
 import hashlib
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import StringIO
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +84,12 @@ def read_crystals(path: Path, *, min_distance: float) -> Iterator[Reading]:
 def _read(path: Path) -> Iterator[Reading]:
     suffix = path.suffix.lower()
     if path.is_dir():
-        for file in crystal_files(path):
-            yield from _read_cif(file)
+        files = list(crystal_files(path))
+        stems = {file.stem for file in files}
+        for file in files:
+            yield from _read_cif(file, stems)
     elif suffix in CIF_SUFFIXES:
-        yield from _read_cif(path)
+        yield from _read_cif(path, {path.stem})
     elif suffix in XYZ_SUFFIXES:
         yield from _read_extxyz(path)
     elif suffix in STORE_SUFFIXES:
@@ -95,25 +99,41 @@ def _read(path: Path) -> Iterator[Reading]:
         raise BadDataError(f"{path}: neither a folder of CIF files nor a file ending in {allowed}")
 
 
-def _read_cif(file: Path) -> Iterator[Reading]:
-    """Every block of a CIF; further blocks of one file are numbered."""
+def _read_cif(file: Path, stems: set[str]) -> Iterator[Reading]:
+    """Every block of a CIF that has atoms, so that a bad one costs only itself; further ones of a file are numbered.
+
+    Args:
+        file: the CIF.
+        stems: names of files, which no further block of another file gets.
+    """
     try:
-        text = file.read_text(encoding="utf-8", errors="replace")
-        structures = _parse_cif(text)
-    except Exception as error:  # the parser raises whatever the text makes it stumble over
-        detail = _short(error)
-        reason = next((reason for words, reason in PARSER_WORDS.items() if words in detail), UNPARSABLE)
-        yield Reading(file.stem, reason=reason, detail=detail)
+        blocks = _blocks(file.read_text(encoding="utf-8", errors="replace"))
+    except OSError as error:
+        yield Reading(file.stem, reason=UNPARSABLE, detail=_short(error))
         return
-    for i, structure in enumerate(structures):
-        yield _from_structure(file.stem if i == 0 else f"{file.stem}_{i + 1}", structure)
+    numbered = (name for k in count(2) if (name := f"{file.stem}_{k}") not in stems)
+    for name, block in zip(chain([file.stem], numbered), blocks, strict=False):
+        try:
+            structure = _parse_block(block)
+        except Exception as error:  # the parser raises whatever the text makes it stumble over
+            detail = _short(error)
+            reason = next((reason for words, reason in PARSER_WORDS.items() if words in detail), UNPARSABLE)
+            yield Reading(name, reason=reason, detail=detail)
+        else:
+            yield _from_structure(name, structure)
 
 
-def _parse_cif(text: str) -> list[Structure]:
+def _blocks(text: str) -> list[str]:
+    """Data blocks with atoms, split where pymatgen splits; all of a text that has none, to be told what is wrong."""
+    found = [f"data_{block}" for block in re.split(r"^\s*data_", text, flags=re.MULTILINE)[1:]]
+    return [block for block in found if "_atom_site_" in block] or [text]
+
+
+def _parse_block(text: str) -> Structure:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what is wrong with a structure is looked at below
         parser = CifParser(StringIO(text), check_cif=False)
-        return parser.parse_structures(primitive=False, on_error="raise")
+        return parser.parse_structures(primitive=False, on_error="raise")[0]
 
 
 def _from_structure(name: str, structure: Structure) -> Reading:
