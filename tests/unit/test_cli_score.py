@@ -55,6 +55,7 @@ def test_scores_are_held_against_named_columns(given):
     assert f"MAE  {mae:.4f}" in result.output
     assert "positive: e_form ≤ 0.5" in result.output
     assert "1 of 7 have no score or no label" in result.output
+    assert "1 labels are of nothing that was scored, e.g. absent" in result.output
     assert "share" not in result.output
     assert (work / "out_calibration.html").stat().st_size > 10_000
 
@@ -94,6 +95,17 @@ def test_a_classifier_is_held_against_classes(classifier):
     assert metrics_of(result.output)["ROC AUC"] == "1.0000", "values up to the model's threshold are positive"
 
 
+def test_a_regression_is_held_against_classes(given, classifier):
+    """Low predictions call class 1; 0 and 1 are no energies."""
+    regression, folder, work = given
+    labels = ("--labels", work / "classes.csv", "--label-column", "made")
+    result = run(regression, folder, work / "out.csv", *labels)
+    assert result.exit_code == 2 and "say --classes" in " ".join(result.output.split()), result.output
+    result = run(regression, folder, work / "out.csv", *labels, "--classes", "--score-below", 100)
+    found = metrics_of(result.output)
+    assert found["positive"] == "2" and found["MAE"] == "-" and found["recall"] == "1.0000"
+
+
 def test_classes_are_never_taken_for_values(classifier):
     model, folder, work = classifier
     labels = ("--labels", work / "classes.csv", "--label-column", "made")
@@ -130,10 +142,29 @@ def test_hull_distances_are_held_against_predicted_formation_energies(given):
     lines = (work / "known.csv").read_text().splitlines()[1:]
     rows = [f"{line.split(',')[0]},{0.0 if k < 2 else 0.1 * k}" for k, line in enumerate(lines)]
     (work / "hull.csv").write_text("\n".join(["id,e_above_hull", *rows]) + "\n")
-    options = ("--labels", work / "hull.csv", "--label-column", "e_above_hull", "--score-below", 100)
+    options = ("--labels", work / "hull.csv", "--label-column", "e_above_hull")
     result = run(model, folder, work / "out.csv", *options)
+    assert result.exit_code == 2 and "--score-below" in result.output, "formation energies are no hull distances"
+    result = run(model, folder, work / "out.csv", *options, "--score-below", 100)
     assert result.exit_code == 0, result.output
     assert "positive: e_above_hull ≤ 0" in result.output
     lines = metrics_of(result.output)
     assert lines["positive"] == "2" and lines["MAE"] == "-"
     assert lines["DAF"] == "1.0000" and lines["recall"] == "1.0000"  # all are called
+    plot = (work / "out_calibration.html").read_text()
+    assert "share of positives" in plot and '"perfect"' not in plot
+
+
+def test_a_formation_energys_threshold_is_not_one_of_hull_distances(classifier):
+    """The classifier's own threshold is 0.5 eV/atom of formation energy; on the hull lies what is 0."""
+    model, folder, work = classifier
+    lines = (work / "classes.csv").read_text().splitlines()[1:]
+    rows = [f"{line.split(',')[0]},{0.0 if line.split(',')[1] == '1' else 0.3}" for line in lines]
+    (work / "hull.csv").write_text("\n".join(["id,e_above_hull", *rows]) + "\n")
+    options = ("--labels", work / "hull.csv", "--label-column", "e_above_hull")
+    result = run(model, folder, work / "out.csv", *options)
+    assert "positive: e_above_hull ≤ 0" in result.output
+    assert metrics_of(result.output)["positive"] == "2" and metrics_of(result.output)["ROC AUC"] == "1.0000"
+    assert '"perfect"' in (work / "out_calibration.html").read_text()
+    result = run(model, folder, work / "out.csv", *options, "--below", 0.5)
+    assert "every label is positive" in result.output

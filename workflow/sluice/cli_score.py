@@ -31,7 +31,9 @@ def score(
     ] = "formation_energy_ev_per_atom",
     below: Annotated[
         float | None,
-        typer.Option("--below", help="Values up to it are positive; else the model's threshold, or 0 (on the hull)."),
+        typer.Option(
+            "--below", help="Values up to it are positive; else the model's threshold, or 0 for hull distances."
+        ),
     ] = None,
     score_below: Annotated[
         float | None,
@@ -59,23 +61,29 @@ def score(
     known = read_labels(labels, id_column, label_column)  # before the work: a wrong column is told at once
     trained = load_model(model)
     values = {str(k): float(v) for k, v in known.items()}
-    _check_meaning(trained, values, below, score_below, classes=classes)
+    _check_meaning(trained, values, below, score_below, classes=classes, quantity=label_column)
     score_input(model, crystals, output)
     typer.echo(f"{output} written")
     _evaluate(trained, output, values, below, score_below, classes=classes, quantity=label_column)
 
 
 def _check_meaning(
-    model: Model, known: dict[str, float], below: float | None, score_below: float | None, *, classes: bool
+    model: Model,
+    known: dict[str, float],
+    below: float | None,
+    score_below: float | None,
+    *,
+    classes: bool,
+    quantity: str,
 ) -> None:
-    """Refuse what would be read the wrong way round.
+    """Refuse what would be read the wrong way round, or held against another quantity.
 
     Raises:
-        SluiceError: if a limit is given that nothing is held against, or classes might be taken for values.
+        SluiceError: if a limit is given that nothing is held against, classes might be taken for values, or hull
+            distances for formation energies.
     """
-    if model.task != "classification":
-        return
-    if score_below is not None:
+    regression = model.task == "regression"
+    if score_below is not None and not regression:
         raise SluiceError(f"--score-below is for models that predict values; {model.path} gives probabilities")
     values = {value for value in known.values() if not math.isnan(value)}
     if values and values <= {0.0, 1.0} and not classes and below is None:
@@ -83,6 +91,17 @@ def _check_meaning(
             "all labels are 0 or 1: say --classes if 1 is the class that the model calls positive, or --below LIMIT if"
             " they are values of which the low ones are"
         )
+    output = str(model.facts.get("output", "another quantity"))
+    if regression and _is_hull_distance(quantity) and not _is_hull_distance(output) and score_below is None:
+        raise SluiceError(
+            f"{quantity} are hull distances, {model.path} predicts {output}: say with --score-below up to which"
+            " prediction a crystal counts as called (and with --below up to which hull distance it is stable)"
+        )
+
+
+def _is_hull_distance(quantity: str) -> bool:
+    """Whether a column or an output is a distance to the hull, as far as its name tells."""
+    return "hull" in quantity.lower()
 
 
 def _evaluate(
@@ -98,11 +117,12 @@ def _evaluate(
     import numpy as np
     import pandas as pd
 
-    from sluice.models.evaluation import evaluate
+    from sluice.models.evaluation import SHOWN, evaluate
 
     regression = model.task == "regression"
     threshold = float(model.facts.get("threshold_ev_per_atom", 0.0))
-    below = threshold if below is None else below
+    if below is None:  # the model's threshold is of a formation energy; crystals on the hull lie at 0
+        below = 0.0 if _is_hull_distance(quantity) else threshold
     if classes and score_below is None:
         score_below = threshold  # what a regression's classes are is the model's own affair
     table = pd.read_csv(output, dtype={"id": str}, keep_default_na=False)
@@ -112,6 +132,12 @@ def _evaluate(
     typer.echo(f"positive: {'class 1' if classes else f'{quantity} ≤ {below:g}'}")
     for name, value in found.describe():
         typer.echo(f"{name:>10}  {value}")
+    if found.positives in {0, found.n}:
+        typer.echo(f"{'no' if found.positives == 0 else 'every'} label is positive: is the limit the right one?")
+    scored = set(table["id"])
+    apart = [name for name in known if name not in scored]
+    if apart:
+        typer.echo(f"{len(apart)} labels are of nothing that was scored, e.g. {', '.join(apart[:SHOWN])}")
     left_out = len(table) - found.n
     if left_out:
         typer.echo(f"{left_out} of {len(table)} have no score or no label and are left out")
@@ -138,10 +164,12 @@ def _plot(found: Evaluation, path: Path, *, regression: bool, quantity: str) -> 
     from sluice.report.theme import BLUE, GREY, styled
 
     bins = found.bins
-    ends = [min(bins["score"].min(), bins["label"].min()), max(bins["score"].max(), bins["label"].max())]
-    ends = ends if regression else [0.0, 1.0]
     figure = go.Figure()
-    figure.add_scatter(x=ends, y=ends, mode="lines", name="perfect", line={"color": GREY, "dash": "dash"})
+    values = not math.isnan(found.mae)  # predictions and labels are of one quantity
+    if values or not regression:
+        ends = [min(bins["score"].min(), bins["label"].min()), max(bins["score"].max(), bins["label"].max())]
+        ends = ends if regression else [0.0, 1.0]
+        figure.add_scatter(x=ends, y=ends, mode="lines", name="perfect", line={"color": GREY, "dash": "dash"})
     figure.add_scatter(
         x=bins["score"],
         y=bins["label"],
@@ -151,6 +179,7 @@ def _plot(found: Evaluation, path: Path, *, regression: bool, quantity: str) -> 
         text=[f"{count} rows" for count in bins["count"]],
     )
     styled(figure, height=460)
-    figure.update_xaxes(title_text=f"predicted {quantity}" if regression else "mean score")
-    figure.update_yaxes(title_text=f"mean {quantity}" if regression else "share of positives")
+    predicted = f"predicted {quantity}" if values else "mean prediction"
+    figure.update_xaxes(title_text=predicted if regression else "mean score")
+    figure.update_yaxes(title_text=f"mean {quantity}" if values else "share of positives")
     figure.write_html(path, include_plotlyjs=True, full_html=True)

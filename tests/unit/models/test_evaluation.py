@@ -60,8 +60,8 @@ def test_bad_labels_are_told(tmp_path):
     assert labels["a"] == -1.0 and math.isnan(labels["b"]) and "NaN" in labels.index
     with pytest.raises(BadDataError, match="no column 'energy'; there are id, e"):
         read_labels(path, "id", "energy")
-    path.write_text("id,e\na,-1.0\nb,high\n")
-    with pytest.raises(BadDataError, match=r"1 labels in 'e' are no numbers, e.g. b: 'high'"):
+    path.write_text("id,e\na,-1.0\nb,high\nc,inf\n")
+    with pytest.raises(BadDataError, match=r"2 labels in 'e' are no finite numbers, e.g. b: 'high', c: 'inf'"):
         read_labels(path, "id", "e")
     path.write_text("id,e\na,-1.0\na,2\n")
     with pytest.raises(BadDataError, match="more than once"):

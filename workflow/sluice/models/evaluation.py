@@ -31,7 +31,8 @@ class Evaluation:
             7, 836, 2025).
         roc_auc: area under the ROC curve.
         mae: mean absolute error of a regression, in the label's unit.
-        bins: calibration: mean score, mean label (share of positives or mean value) and count of each bin.
+        bins: calibration: mean score, mean label (mean value where there is an error to state, else the share of
+            positives) and count of each bin.
     """
 
     n: int
@@ -99,7 +100,7 @@ def evaluate(
         daf=precision / (n_positive / len(positive)) if n_positive else math.nan,
         roc_auc=float(roc_auc_score(positive, -scores if regression else scores)) if both else math.nan,
         mae=float(np.abs(scores - values).mean()) if one_scale else math.nan,
-        bins=calibration(scores, values if regression else positive.astype(float)),
+        bins=calibration(scores, values if one_scale else positive.astype(float)),
     )
 
 
@@ -131,10 +132,10 @@ def read_labels(path: Path, id_column: str, label_column: str) -> pd.Series:
             raise BadDataError(f"{path}: no column {name!r}; there are {', '.join(table.columns)}")
     text = table[label_column].str.strip()
     labels = pd.to_numeric(text, errors="coerce")
-    wrong = table[labels.isna() & (text != "") & (text.str.lower() != "nan")]
+    wrong = table[~np.isfinite(labels) & (text != "") & (text.str.lower() != "nan")]
     if len(wrong):
         named = ", ".join(f"{i}: {v!r}" for i, v in zip(wrong[id_column][:SHOWN], wrong[label_column], strict=False))
-        raise BadDataError(f"{path}: {len(wrong)} labels in {label_column!r} are no numbers, e.g. {named}")
+        raise BadDataError(f"{path}: {len(wrong)} labels in {label_column!r} are no finite numbers, e.g. {named}")
     twice = table[id_column][table[id_column].duplicated()]
     if len(twice):
         raise BadDataError(f"{path}: ids occur more than once, e.g. {', '.join(twice[:SHOWN])}")
