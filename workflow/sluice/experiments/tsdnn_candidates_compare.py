@@ -17,6 +17,7 @@ from sluice.experiments.experiment import Comparison, Row
 from sluice.experiments.results import learning_curve, metric_of, row_of, summarize
 from sluice.experiments.tsdnn_candidates_runs import ADAPTED, CLASSIFIERS, KNOWN
 from sluice.experiments.tsdnn_data import formula_of_id
+from sluice.experiments.tsdnn_settings import departures
 from sluice.models.cgcnn_training import roc_auc
 from sluice.report.theme import SERIES, styled
 
@@ -81,7 +82,7 @@ def compare(config: CandidateConfig, prepared: Path, runs: Mapping[str, Sequence
         rows=rows,
         figures=figures,
         model=runs[ADAPTED][0] / "model.ckpt",
-        analysis=_analysis(rows, best, first),
+        analysis=[*_analysis(rows, best, first), departures(config.settings.training)],
         files={"model_without_dft_labels.ckpt": runs[best][0] / "model.ckpt"},
     )
 

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from sluice.config_base import Count, Positive, Section
 from sluice.config_tsdnn import TsdnnLearning
+from sluice.models.cgcnn_training import GRADIENT_NORM
 from sluice.models.element_features import N_FEATURES
 
 # What pages of graph networks say beside their papers.
@@ -44,3 +45,16 @@ class TsdnnTraining(TsdnnLearning):
     def learner(self) -> dict[str, Any]:
         """Arguments of ``TsdnnLearner``."""
         return self.learning() | self.model_dump(include={"learning_rate", "weight_decay", "batch_size"})
+
+
+def departures(training: TsdnnTraining, but_for: str = "") -> str:
+    """How TSDNN learnt and answered here, beside the paper's way; ``but_for`` names rows that learnt the paper's."""
+    return (
+        f"{but_for}TSDNN's answer is that of {training.answer} (the paper: student), the"
+        f" optimizer is {training.optimizer} with a step of {training.learning_rate:g} (sgd, 0.001), and labels count"
+        f" {training.student_labels:g} in the student's own loss (0: the teacher's labels alone), and weights decay by"
+        f" {training.weight_decay:g} (0). In all rows gradients are clipped at a norm of {GRADIENT_NORM:g}, an epoch is"
+        " a pass over the labelled crystals, and both networks take labelled and unlabelled crystals in batches of"
+        " their own; the published code does not clip, passes over the larger of both sets, and puts both in one batch."
+        f" {ATOM_FEATURES} TSDNN's networks have one output each, the published ones two."
+    )

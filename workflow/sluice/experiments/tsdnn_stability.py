@@ -15,8 +15,7 @@ from sluice.experiments import tsdnn_stability_runs as runs_module
 from sluice.experiments.experiment import Comparison, Experiment, ExperimentConfig, Job, Part, Row
 from sluice.experiments.folders import HISTORY_FILE
 from sluice.experiments.results import learning_curve, metric_of, missed_goals, named, row_of, summarize
-from sluice.experiments.tsdnn_settings import ATOM_FEATURES, GraphSettings, TsdnnTraining
-from sluice.models.cgcnn_training import GRADIENT_NORM
+from sluice.experiments.tsdnn_settings import GraphSettings, TsdnnTraining, departures
 from sluice.store import Store
 
 # CPU seconds on one thread: a labelled row in a step of TSDNN, of a lone CGCNN, a graph.
@@ -127,7 +126,7 @@ class TsdnnStability(Experiment):
                 " first tells what the missing energies are worth, the second what a second network and the unlabelled"
                 " materials are together.",
                 _at_hand(config, prepared),
-                _departures(config.settings.training),
+                departures(config.settings.training, "But for its rows in the paper's form "),
                 _unfinished(runs["unseparated_paper"]),
                 "Labels were made from other energies than those at hand and do not quite agree with them, so even a"
                 " perfect regression would miss some of them.",
@@ -163,19 +162,6 @@ def _at_hand(config: StabilityConfig, prepared: Path) -> str:
     return (
         f"Of the published labels those with a structure of at most {config.settings.graphs.max_atoms} atoms at hand"
         f" are used, at most {config.settings.max_labelled}: {', '.join(found)}."
-    )
-
-
-def _departures(training: TsdnnTraining) -> str:
-    """How TSDNN learnt and answered here, beside the paper's way."""
-    return (
-        f"But for its rows in the paper's form TSDNN's answer is that of {training.answer} (the paper: student), the"
-        f" optimizer is {training.optimizer} with a step of {training.learning_rate:g} (sgd, 0.001), and labels count"
-        f" {training.student_labels:g} in the student's own loss (0: the teacher's labels alone), and weights decay by"
-        f" {training.weight_decay:g} (0). In all rows gradients are clipped at a norm of {GRADIENT_NORM:g}, an epoch is"
-        " a pass over the labelled crystals, and both networks take labelled and unlabelled crystals in batches of"
-        " their own; the published code does not clip, passes over the larger of both sets, and puts both in one batch."
-        f" {ATOM_FEATURES} TSDNN's networks have one output each, the published ones two."
     )
 
 
