@@ -121,13 +121,13 @@ class GraphLearner(BestEpoch):
         return {"train_loss": loss.detach()}
 
     def predict(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """(r,) outputs (logits or values) of the present weights."""
-        self._model.eval()
+        """(r,) outputs (logits or values) of the present weights, in full precision as of a model file."""
+        network = self.network.eval()
         found = []
         with torch.no_grad():
             for start in range(0, len(rows), self.batch_size):
                 batch = self.graphs.batch(rows[start : start + self.batch_size], self.fabric.device)
-                found.append(self._model(batch).double().cpu().numpy())
+                found.append(network(batch).double().cpu().numpy())
         return np.concatenate(found) if found else np.zeros(0)
 
     def end_epoch(self, epoch: int) -> dict[str, float]:

@@ -93,12 +93,12 @@ class CompositionLearner(BestEpoch):
 
     def outputs(self, rows: NDArray[np.int64]) -> torch.Tensor:
         """(r, outputs) of the present weights."""
-        self._model.eval()
+        network = self.network.eval()
         parts = []
         with torch.no_grad():
             for begin in range(0, len(rows), EVALUATION_ROWS):
                 part = rows[begin : begin + EVALUATION_ROWS]
-                parts.append(self._model(self.inputs.batch(part, self.fabric.device)).float().cpu())
+                parts.append(network(self.inputs.batch(part, self.fabric.device)).float().cpu())
         return torch.cat(parts) if parts else torch.zeros(0, self.network.outputs)
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
