@@ -58,7 +58,8 @@ class Chemistry(Section):
     _elements = field_validator("elements")(check_elements)
 
 
-# The cubic prototypes that can be decorated, with their space groups; sites and sources in sluice/curate/prototypes.py.
+# The cubic prototypes that can be decorated, of three elements and of four, with their space groups; sites and sources
+# in sluice/curate/prototypes.py.
 PROTOTYPE_SPACE_GROUPS = {
     "half-heusler": 216,
     "heusler": 225,
@@ -68,6 +69,7 @@ PROTOTYPE_SPACE_GROUPS = {
     "Mg3NF3": 221,
     "Ca6LiGe": 225,
 }
+QUATERNARY_SPACE_GROUPS = {"quaternary-heusler": 216, "elpasolite": 225}
 
 
 class BuildSettings(Section):
@@ -80,7 +82,11 @@ class BuildSettings(Section):
         description="Share of the possible formulas that become the database; the rest is left to be discovered.",
     )
     max_crystals: int = Field(3000, ge=30, description="Most crystals in the database.")
-    prototypes: tuple[str, ...] = Field((), description="Names of prototypes to decorate; empty: all.")
+    prototypes: tuple[str, ...] = Field(
+        (),
+        description="Names of prototypes to decorate; empty: all of three elements. With train.generator.base_sites: 4"
+        f" some of {', '.join(QUATERNARY_SPACE_GROUPS)}.",
+    )
     strains: tuple[float, ...] = Field(
         (-0.06, -0.03, 0.0, 0.03, 0.06),
         min_length=4,
@@ -90,9 +96,10 @@ class BuildSettings(Section):
     @field_validator("prototypes")
     @classmethod
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        unknown = [name for name in names if name not in PROTOTYPE_SPACE_GROUPS]
+        known = PROTOTYPE_SPACE_GROUPS | QUATERNARY_SPACE_GROUPS
+        unknown = [name for name in names if name not in known]
         if unknown:
-            raise ValueError(f"unknown: {', '.join(unknown)}; allowed: {', '.join(PROTOTYPE_SPACE_GROUPS)}")
+            raise ValueError(f"unknown: {', '.join(unknown)}; allowed: {', '.join(known)}")
         return names
 
     @field_validator("strains")
@@ -340,7 +347,7 @@ class Config(Section):
 
     def _check_prototypes(self) -> None:
         names = self.curate.build.prototypes or tuple(PROTOTYPE_SPACE_GROUPS)
-        groups = {PROTOTYPE_SPACE_GROUPS[name] for name in names}
+        groups = {(PROTOTYPE_SPACE_GROUPS | QUATERNARY_SPACE_GROUPS)[name] for name in names}
         if not groups & set(self.chemistry.space_groups):
             raise ValueError(
                 f"curate.build.prototypes: none of {', '.join(names)} lies in chemistry.space_groups"
@@ -350,10 +357,12 @@ class Config(Section):
     def _check_generator(self, elements: int) -> None:
         """CubicGAN and what is drawn from it, of so many elements."""
         generate, sites = self.generate, self.train.generator.base_sites
-        if sites != 3 and self.curate.source == "build":
+        fitting = PROTOTYPE_SPACE_GROUPS if sites == 3 else QUATERNARY_SPACE_GROUPS
+        names = self.curate.build.prototypes or tuple(PROTOTYPE_SPACE_GROUPS)
+        if self.curate.source == "build" and not set(names) & set(fitting):
             raise ValueError(
-                f"train.generator.base_sites is {sites}, but curate.source `build` makes ternaries only; give a"
-                " database of quaternaries (source: files)"
+                f"curate.build.prototypes: none of {', '.join(names)} has {sites} elements, as"
+                f" train.generator.base_sites asks; name some of {', '.join(fitting)}"
             )
         if elements < sites:
             raise ValueError(f"generate: {elements} elements are left, but {sites} are drawn for every candidate")

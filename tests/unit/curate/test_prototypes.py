@@ -1,5 +1,8 @@
 """The prototypes are what the table says they are."""
 
+from itertools import permutations
+from math import perm
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,9 +10,17 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 from pymatgen.symmetry.groups import SpaceGroup
 
-from sluice.config import PROTOTYPE_SPACE_GROUPS, Chemistry
+from sluice.config import PROTOTYPE_SPACE_GROUPS, QUATERNARY_SPACE_GROUPS, Chemistry
 from sluice.curate.lattice_guess import guess_lattice_constants
-from sluice.curate.prototypes import PROTOTYPES, crystal_id, decorate, decorations, find_prototypes, primitive_cell
+from sluice.curate.prototypes import (
+    PROTOTYPES,
+    crystal_id,
+    decorate,
+    decorations,
+    equivalent_orders,
+    find_prototypes,
+    primitive_cell,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:Set OLD_ERROR_HANDLING:DeprecationWarning")  # pymatgen calling spglib
 by_prototype = pytest.mark.parametrize("prototype", PROTOTYPES, ids=lambda p: p.name)
@@ -27,17 +38,28 @@ KNOWN = [
     ("heusler", ("Mn", "Al", "Cu"), 5.95),
     ("K2PtCl6", ("Sn", "K", "Cl"), 9.99),
     ("Mg3NF3", ("N", "F", "Mg"), 4.22),
+    ("quaternary-heusler", ("Li", "Sn", "Mg", "Pd"), 6.42),
+    ("elpasolite", ("Na", "Al", "K", "F"), 8.12),
 ]
+# Orders of the sites that are one crystal, by hand: a and b of F-centred cells change places under a shift by half a
+# diagonal; under a quarter of it a → c → b → d → a in 216, and the inversion exchanges c and d.
+ONE_CRYSTAL = {
+    "perovskite": 1, "K2PtCl6": 1, "Mg3NF3": 1, "half-heusler": 2, "heusler": 2, "MgZrF6": 2, "Ca6LiGe": 2,
+    "elpasolite": 2, "quaternary-heusler": 8,
+}  # fmt: skip
 
 
 def test_the_configuration_lists_the_table():
-    assert {p.name: p.space_group for p in PROTOTYPES} == PROTOTYPE_SPACE_GROUPS
+    for sites, groups in ((3, PROTOTYPE_SPACE_GROUPS), (4, QUATERNARY_SPACE_GROUPS)):
+        assert {p.name: p.space_group for p in PROTOTYPES if len(p.sites) == sites} == groups
 
 
 @by_prototype
 def test_space_group_sites_and_stoichiometry(prototype):
-    crystals = decorate(prototype, [("Li", "Al", "O"), ("Cs", "F", "Mg")], np.array([6.0, 7.5]))
-    for i, (triple, length) in enumerate([(("Li", "Al", "O"), 6.0), (("Cs", "F", "Mg"), 7.5)]):
+    sites = len(prototype.sites)
+    given = [(("Li", "Al", "O", "Rb")[:sites], 6.0), (("Cs", "F", "Mg", "Zn")[:sites], 7.5)]
+    crystals = decorate(prototype, [chosen for chosen, _ in given], np.array([length for _, length in given]))
+    for i, (chosen, length) in enumerate(given):
         structure = crystals.structure(i)
         found = SpacegroupAnalyzer(structure, symprec=0.01)
         assert found.get_space_group_number() == prototype.space_group
@@ -45,7 +67,7 @@ def test_space_group_sites_and_stoichiometry(prototype):
         conventional = found.get_conventional_standard_structure()
         assert conventional.lattice.a == pytest.approx(length)
         counts = conventional.composition.get_el_amt_dict()
-        assert [counts[e] for e in triple] == list(prototype.multiplicities)
+        assert [counts[e] for e in chosen] == list(prototype.multiplicities)
 
 
 @by_prototype
@@ -61,22 +83,26 @@ def test_coordinates_lie_on_the_quarter_grid(prototype):
 
 
 @by_prototype
-def test_exactly_the_interchangeable_sites_are_equivalent(prototype):
+def test_exactly_the_equivalent_orders_are_one_crystal(prototype):
     matcher = StructureMatcher(ltol=1e-4, stol=1e-4, angle_tol=0.01, scale=False, primitive_cell=False)
-    triple = ("Na", "Mg", "Cl")
-    one = decorate(prototype, [triple], np.array([6.0])).structure(0)
-    for first, second in ((0, 1), (0, 2), (1, 2)):
-        swapped = list(triple)
-        swapped[first], swapped[second] = swapped[second], swapped[first]
-        other = decorate(prototype, [tuple(swapped)], np.array([6.0])).structure(0)
-        assert matcher.fit(one, other) == ((first, second) == prototype.interchangeable)
+    chosen = ("Na", "Mg", "Cl", "Zn")[: len(prototype.sites)]
+    one = decorate(prototype, [chosen], np.array([6.0])).structure(0)
+    orders = equivalent_orders(prototype)
+    assert len(orders) == ONE_CRYSTAL[prototype.name]
+    for order in permutations(range(len(chosen))):
+        other = decorate(prototype, [tuple(chosen[k] for k in order)], np.array([6.0])).structure(0)
+        assert matcher.fit(one, other) == (order in orders)
 
 
 @by_prototype
 def test_decorations_are_distinct_and_complete(prototype):
     elements = ("O", "Li", "Mg", "Al", "F")
     found = decorations(prototype, elements)
-    assert len(set(found)) == len(found) == 5 * 4 * 3 // (1 if prototype.interchangeable is None else 2)
+    orders = equivalent_orders(prototype)
+    assert len(set(found)) * len(orders) == len(found) * len(orders) == perm(5, len(prototype.sites))
+    assert {tuple(chosen[k] for k in order) for chosen in found for order in orders} == set(
+        permutations(elements, len(prototype.sites))
+    )
     assert found == decorations(prototype, tuple(reversed(elements)))
     assert len({crystal_id(prototype, t) for t in found}) == len(found)
 
@@ -84,29 +110,31 @@ def test_decorations_are_distinct_and_complete(prototype):
 @by_prototype
 def test_contacts_are_the_shortest_distances(prototype):
     cell = primitive_cell(prototype)
-    structure = decorate(prototype, [("Na", "Mg", "Cl")], np.array([5.0])).structure(0)
-    for i in range(3):
-        for j in range(3):
+    chosen = ("Na", "Mg", "Cl", "Zn")[: len(prototype.sites)]
+    structure = decorate(prototype, [chosen], np.array([5.0])).structure(0)
+    for i in range(len(chosen)):
+        for j in range(len(chosen)):
             distances = [
                 neighbour.nn_distance
                 for k in np.flatnonzero(cell.roles == i)
                 for neighbour in structure.get_neighbors(structure[int(k)], 5.2)
-                if neighbour.specie.symbol == ("Na", "Mg", "Cl")[j]
+                if neighbour.specie.symbol == chosen[j]
             ]
             assert cell.contacts[i, j] * 5.0 == pytest.approx(min(distances))
 
 
-@pytest.mark.parametrize(("name", "triple", "length"), KNOWN)
-def test_guessed_lattice_constants_lie_within_what_the_scan_covers(name, triple, length):
+@pytest.mark.parametrize(("name", "chosen", "length"), KNOWN)
+def test_guessed_lattice_constants_lie_within_what_the_scan_covers(name, chosen, length):
     (prototype,) = find_prototypes((name,), (216, 221, 225))
-    guess = guess_lattice_constants(prototype, [triple])[0]
+    guess = guess_lattice_constants(prototype, [chosen])[0]
     assert abs(length / guess - 1) < 0.25
 
 
 def test_find_prototypes_by_name_and_space_group():
     assert [p.name for p in find_prototypes((), (216,))] == ["half-heusler"]
     assert find_prototypes(("heusler",), (216, 221)) == []
-    assert len(find_prototypes((), Chemistry().space_groups)) == len(PROTOTYPES)
+    assert [p.name for p in find_prototypes((), Chemistry().space_groups)] == list(PROTOTYPE_SPACE_GROUPS)
+    assert [p.name for p in find_prototypes(("heusler", "elpasolite"), (225,))] == ["heusler", "elpasolite"]
 
 
 def test_nothing_to_decorate():
@@ -114,7 +142,7 @@ def test_nothing_to_decorate():
 
 
 def _arrangement(number, points):
-    """A canonical form of three quarter-grid points under the space group, shifts of its origin and inversion."""
+    """A canonical form of quarter-grid points under the space group, shifts of its origin and inversion."""
     operations = [
         (np.round(o.rotation_matrix).astype(int), np.round(4 * o.translation_vector).astype(int))
         for o in SpaceGroup.from_int_number(number).symmetry_ops
@@ -140,5 +168,9 @@ def test_the_table_holds_every_arrangement_with_known_members(sluice_data):
     ]
     distinct = set(zip(data.spacegroup, *columns, strict=True))
     found = {_arrangement(number, points) for number, *points in distinct}
-    ours = {_arrangement(p.space_group, [tuple(int(4 * x) for x in site) for site in p.sites]) for p in PROTOTYPES}
+    ours = {
+        _arrangement(p.space_group, [tuple(int(4 * x) for x in site) for site in p.sites])
+        for p in PROTOTYPES
+        if len(p.sites) == 3
+    }
     assert ours == found

@@ -72,18 +72,18 @@ def build_crystals(
     groups: list[int] = []
     parts: list[Crystals] = []
     for prototype in possible:
-        triples = decorations(prototype, chemistry.elements)
-        parts.append(decorate(prototype, triples, guess_lattice_constants(prototype, triples)))
-        all_ids += [crystal_id(prototype, triple) for triple in triples]
-        names += [prototype.name] * len(triples)
-        groups += [prototype.space_group] * len(triples)
+        chosen = decorations(prototype, chemistry.elements)
+        parts.append(decorate(prototype, chosen, guess_lattice_constants(prototype, chosen)))
+        all_ids += [crystal_id(prototype, elements) for elements in chosen]
+        names += [prototype.name] * len(chosen)
+        groups += [prototype.space_group] * len(chosen)
     everything = Crystals.concatenate(parts)
-    chosen = choose_formulas(everything.reduced_formulas(), settings.share, settings.max_crystals, seed)
+    rows = choose_formulas(everything.reduced_formulas(), settings.share, settings.max_crystals, seed)
     return (
-        [all_ids[i] for i in chosen],
-        [names[i] for i in chosen],
-        np.array(groups, dtype=np.int16)[chosen],
-        everything[chosen],
+        [all_ids[i] for i in rows],
+        [names[i] for i in rows],
+        np.array(groups, dtype=np.int16)[rows],
+        everything[rows],
     )
 
 
