@@ -243,13 +243,16 @@ class SlurmCluster:
                 process.wait(timeout=10)
 
     def _kill_steps(self, spool: Path) -> None:
-        """Kill the slurmstepds that hold a socket under a spool directory, and all their descendants."""
+        """Kill the slurmstepds that hold a socket under a spool directory, then all their descendants.
+
+        In this order: a slurmstepd whose task dies first may still report that the job failed.
+        """
         for process in psutil.process_iter(["name"]):
             if process.info["name"] != "slurmstepd":
                 continue
             with suppress(psutil.Error):
                 if any(c.laddr and str(c.laddr).startswith(f"{spool}/") for c in process.net_connections("unix")):
-                    for one in [*process.children(recursive=True), process]:
+                    for one in [process, *process.children(recursive=True)]:
                         with suppress(psutil.Error):
                             one.kill()
 
