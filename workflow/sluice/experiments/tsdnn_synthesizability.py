@@ -293,6 +293,8 @@ def _at_equal_precision(runs: Mapping[str, Sequence[Path]], variant: str, quanti
         else f"threshold set, on the test table, for a precision of at least {precision:.4f}, the PU baseline's; the"
         " paper's is one half"
     )
+    if "paper" in columns:
+        note = f"{note}; {PUBLISHED}"
     return row_of(quantity, found, note=note, **columns)
 
 
