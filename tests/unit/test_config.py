@@ -89,6 +89,15 @@ def test_default_file_says_every_key_and_nothing_else(repository):
         ("chemistry:\n  elements: [Li, O, F]\ngenerate:\n  excluded_elements: [F]", ["2 elements are left"]),
         ("train:\n  generator:\n    base_sites: 4", ["has 4 elements", "elpasolite"]),
         ("curate:\n  build:\n    prototypes: [elpasolite]", ["has 3 elements", "half-heusler"]),
+        (
+            "chemistry:\n  space_groups: [225]\ncurate:\n  build:\n    prototypes: [heusler, quaternary-heusler]\n"
+            "train:\n  generator:\n    base_sites: 4",
+            ["has 4 elements", "elpasolite"],
+        ),
+        (
+            "chemistry:\n  elements: [Li, O, F]\ncurate:\n  build:\n    prototypes: [elpasolite]",
+            ["four elements", "has 3"],
+        ),
         ("generate:\n  critic_share: 0.1", ["critic_share", "random_elements"]),
         ("chemistry:\n  space_groups: [221]\ngenerate:\n  space_groups: [225]", ["not among chemistry.space_groups"]),
         ("generate:\n  space_groups: [229]", ["generate.space_groups", "216", "225"]),

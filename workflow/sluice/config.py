@@ -348,6 +348,11 @@ class Config(Section):
     def _check_prototypes(self) -> None:
         names = self.curate.build.prototypes or tuple(PROTOTYPE_SPACE_GROUPS)
         groups = {(PROTOTYPE_SPACE_GROUPS | QUATERNARY_SPACE_GROUPS)[name] for name in names}
+        if set(names) <= set(QUATERNARY_SPACE_GROUPS) and len(self.chemistry.elements) < 4:
+            raise ValueError(
+                f"curate.build.prototypes: {', '.join(names)} hold four elements, chemistry.elements has"
+                f" {len(self.chemistry.elements)}"
+            )
         if not groups & set(self.chemistry.space_groups):
             raise ValueError(
                 f"curate.build.prototypes: none of {', '.join(names)} lies in chemistry.space_groups"
@@ -359,10 +364,13 @@ class Config(Section):
         generate, sites = self.generate, self.train.generator.base_sites
         fitting = PROTOTYPE_SPACE_GROUPS if sites == 3 else QUATERNARY_SPACE_GROUPS
         names = self.curate.build.prototypes or tuple(PROTOTYPE_SPACE_GROUPS)
-        if self.curate.source == "build" and not set(names) & set(fitting):
+        if self.curate.source == "build" and not any(
+            fitting.get(name) in self.chemistry.space_groups for name in names
+        ):
             raise ValueError(
                 f"curate.build.prototypes: none of {', '.join(names)} has {sites} elements, as"
-                f" train.generator.base_sites asks; name some of {', '.join(fitting)}"
+                " train.generator.base_sites asks, and lies in chemistry.space_groups; name some of"
+                f" {', '.join(fitting)}"
             )
         if elements < sites:
             raise ValueError(f"generate: {elements} elements are left, but {sites} are drawn for every candidate")
