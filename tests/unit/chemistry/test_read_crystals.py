@@ -118,12 +118,16 @@ def test_every_block_of_a_cif(tmp_path):
 
 def test_a_bad_block_of_a_cif_spares_the_others(tmp_path):
     bad = GOOD.replace("data_x", "data_y").replace("Na", "Xq")
-    header = "data_global\n_journal_name_full 'Acta'\n"
+    header = "data_global\n_journal_name_full 'Acta'\n_publ_manuscript_incl_extra_item '_atom_site_label'\n"
     (tmp_path / "some.cif").write_text(header + GOOD + "\n" + bad + "\n" + GOOD.replace("Na", "K"))
     readings = read(tmp_path / "some.cif")
     assert [r.name for r in readings] == ["some", "some_2", "some_3"]
     assert [r.crystal and r.crystal.reduced_formulas() for r in readings] == [["NaCl"], None, ["KCl"]]
-    assert readings[1].reason
+    assert readings[1].reason == UNKNOWN_ELEMENT
+    unparsable = BAD["words-for-numbers"][0].replace("data_x", "data_y")
+    (tmp_path / "other.cif").write_text(GOOD + "\n" + unparsable)
+    readings = read(tmp_path / "other.cif")
+    assert [r.reason for r in readings] == ["", UNPARSABLE] and "block data_y" in readings[1].detail
 
 
 def test_further_blocks_leave_files_their_names(tmp_path):

@@ -39,6 +39,7 @@ LONG_ID = "id too long"
 
 # What pymatgen's parser says of faults that have a name here (occupancies of one place are added up).
 PARSER_WORDS = {"exceeded tolerance": OVERLAP, "NaN": NOT_FINITE}
+ATOMS = re.compile(r"^\s*_atom_site_(label|type_symbol|fract_x|cartn_x)\b", re.IGNORECASE | re.MULTILINE)
 MAX_ID = np.dtype(ID_DTYPE).itemsize
 MIN_VOLUME = 0.1  # Å³ per atom; flatter cells are no crystals
 XYZ_SUFFIXES = (".xyz", ".extxyz")
@@ -118,7 +119,8 @@ def _read_cif(file: Path, stems: set[str]) -> Iterator[Reading]:
         except Exception as error:  # the parser raises whatever the text makes it stumble over
             detail = _short(error)
             reason = next((reason for words, reason in PARSER_WORDS.items() if words in detail), UNPARSABLE)
-            yield Reading(name, reason=reason, detail=detail)
+            where = f"block {block.split()[0]}: " if len(blocks) > 1 else ""
+            yield Reading(name, reason=reason, detail=where + detail)
         else:
             yield _from_structure(name, structure)
 
@@ -126,7 +128,7 @@ def _read_cif(file: Path, stems: set[str]) -> Iterator[Reading]:
 def _blocks(text: str) -> list[str]:
     """Data blocks with atoms, split where pymatgen splits; all of a text that has none, to be told what is wrong."""
     found = [f"data_{block}" for block in re.split(r"^\s*data_", text, flags=re.MULTILINE)[1:]]
-    return [block for block in found if "_atom_site_" in block] or [text]
+    return [block for block in found if ATOMS.search(block) and "powder_pattern" not in block.split()[0]] or [text]
 
 
 def _parse_block(text: str) -> Structure:
