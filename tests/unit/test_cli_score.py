@@ -101,6 +101,10 @@ def test_a_regression_is_held_against_classes(given, classifier):
     labels = ("--labels", work / "classes.csv", "--label-column", "made")
     result = run(regression, folder, work / "out.csv", *labels)
     assert result.exit_code == 2 and "say --classes" in " ".join(result.output.split()), result.output
+    hull = (work / "classes.csv").read_text().replace("made", "on_hull")
+    (work / "hull.csv").write_text(hull)
+    options = ("--labels", work / "hull.csv", "--label-column", "on_hull", "--classes")
+    assert run(regression, folder, work / "out.csv", *options).exit_code == 0, "classes are no distances"
     result = run(regression, folder, work / "out.csv", *labels, "--classes", "--score-below", 100)
     found = metrics_of(result.output)
     assert found["positive"] == "2" and found["MAE"] == "-" and found["recall"] == "1.0000"

@@ -86,16 +86,19 @@ def _check_meaning(
     if score_below is not None and not regression:
         raise SluiceError(f"--score-below is for models that predict values; {model.path} gives probabilities")
     values = {value for value in known.values() if not math.isnan(value)}
-    if values and values <= {0.0, 1.0} and not classes and below is None:
+    given = classes or below is not None or score_below is not None
+    if values and values <= {0.0, 1.0} and not given:
         raise SluiceError(
             "all labels are 0 or 1: say --classes if 1 is the class that the model calls positive, or --below LIMIT if"
             " they are values of which the low ones are"
         )
-    output = str(model.facts.get("output", "another quantity"))
-    if regression and _is_hull_distance(quantity) and not _is_hull_distance(output) and score_below is None:
+    output = str(model.facts.get("output", "a quantity that its file does not name"))
+    if not regression or classes or score_below is not None:
+        return
+    if _is_hull_distance(quantity) != _is_hull_distance(output):
         raise SluiceError(
-            f"{quantity} are hull distances, {model.path} predicts {output}: say with --score-below up to which"
-            " prediction a crystal counts as called (and with --below up to which hull distance it is stable)"
+            f"labels of {quantity}, but {model.path} predicts {output}: say with --score-below up to which prediction a"
+            " crystal counts as called (and with --below up to which label it is positive)"
         )
 
 
@@ -132,7 +135,7 @@ def _evaluate(
     typer.echo(f"positive: {'class 1' if classes else f'{quantity} ≤ {below:g}'}")
     for name, value in found.describe():
         typer.echo(f"{name:>10}  {value}")
-    if found.positives in {0, found.n}:
+    if found.positives in {0, found.n} and not classes:
         typer.echo(f"{'no' if found.positives == 0 else 'every'} label is positive: is the limit the right one?")
     scored = set(table["id"])
     apart = [name for name in known if name not in scored]
