@@ -54,7 +54,8 @@ def departures(training: TsdnnTraining, but_for: str = "") -> str:
         f" optimizer is {training.optimizer} with a step of {training.learning_rate:g} (sgd, 0.001), and labels count"
         f" {training.student_labels:g} in the student's own loss (0: the teacher's labels alone), and weights decay by"
         f" {training.weight_decay:g} (0). In all of TSDNN's rows gradients are clipped at a norm of"
-        f" {GRADIENT_NORM:g}, an epoch is a pass over the labelled crystals, and both networks take labelled and unlabelled crystals in batches of"
-        " their own; the published code does not clip, passes over the larger of both sets, and puts both in one batch."
+        f" {GRADIENT_NORM:g}, an epoch is a pass over the labelled crystals, and both networks take labelled and"
+        " unlabelled crystals in batches of their own; the published code does not clip, passes over the larger of both"
+        " sets, and puts both in one batch."
         f" {ATOM_FEATURES} TSDNN's networks have one output each, the published ones two."
     )
