@@ -95,8 +95,8 @@ def test_default_file_says_every_key_and_nothing_else(repository):
             ["has 4 elements", "elpasolite"],
         ),
         (
-            "chemistry:\n  elements: [Li, O, F]\ncurate:\n  build:\n    prototypes: [elpasolite]",
-            ["four elements", "has 3"],
+            "candidates: compositions\nchemistry: {elements: [Li, O, F]}\ncurate: {build: {prototypes: [elpasolite]}}",
+            ["none of elpasolite has 3 elements"],
         ),
         ("generate:\n  critic_share: 0.1", ["critic_share", "random_elements"]),
         ("chemistry:\n  space_groups: [221]\ngenerate:\n  space_groups: [225]", ["not among chemistry.space_groups"]),

@@ -58,18 +58,20 @@ class Chemistry(Section):
     _elements = field_validator("elements")(check_elements)
 
 
-# The cubic prototypes that can be decorated, of three elements and of four, with their space groups; sites and sources
+# The cubic prototypes that can be decorated, by how many elements they hold, with their space groups; sites and sources
 # in sluice/curate/prototypes.py.
 PROTOTYPE_SPACE_GROUPS = {
-    "half-heusler": 216,
-    "heusler": 225,
-    "perovskite": 221,
-    "K2PtCl6": 225,
-    "MgZrF6": 225,
-    "Mg3NF3": 221,
-    "Ca6LiGe": 225,
+    3: {
+        "half-heusler": 216,
+        "heusler": 225,
+        "perovskite": 221,
+        "K2PtCl6": 225,
+        "MgZrF6": 225,
+        "Mg3NF3": 221,
+        "Ca6LiGe": 225,
+    },
+    4: {"quaternary-heusler": 216, "elpasolite": 225},
 }
-QUATERNARY_SPACE_GROUPS = {"quaternary-heusler": 216, "elpasolite": 225}
 
 
 class BuildSettings(Section):
@@ -85,7 +87,7 @@ class BuildSettings(Section):
     prototypes: tuple[str, ...] = Field(
         (),
         description="Names of prototypes to decorate; empty: all of three elements. With train.generator.base_sites: 4"
-        f" some of {', '.join(QUATERNARY_SPACE_GROUPS)}.",
+        f" some of {', '.join(PROTOTYPE_SPACE_GROUPS[4])}.",
     )
     strains: tuple[float, ...] = Field(
         (-0.06, -0.03, 0.0, 0.03, 0.06),
@@ -96,7 +98,7 @@ class BuildSettings(Section):
     @field_validator("prototypes")
     @classmethod
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        known = PROTOTYPE_SPACE_GROUPS | QUATERNARY_SPACE_GROUPS
+        known = [name for groups in PROTOTYPE_SPACE_GROUPS.values() for name in groups]
         unknown = [name for name in names if name not in known]
         if unknown:
             raise ValueError(f"unknown: {', '.join(unknown)}; allowed: {', '.join(known)}")
@@ -346,32 +348,22 @@ class Config(Section):
         return self
 
     def _check_prototypes(self) -> None:
-        names = self.curate.build.prototypes or tuple(PROTOTYPE_SPACE_GROUPS)
-        groups = {(PROTOTYPE_SPACE_GROUPS | QUATERNARY_SPACE_GROUPS)[name] for name in names}
-        if set(names) <= set(QUATERNARY_SPACE_GROUPS) and len(self.chemistry.elements) < 4:
+        """Some prototype can be decorated, and CubicGAN, which has a site for each element, can learn it."""
+        sizes = [n for n in PROTOTYPE_SPACE_GROUPS if n <= len(self.chemistry.elements)]
+        if self.candidates == "crystals":
+            sizes = [self.train.generator.base_sites]
+        possible = {name: group for size in sizes for name, group in PROTOTYPE_SPACE_GROUPS[size].items()}
+        names = self.curate.build.prototypes or tuple(PROTOTYPE_SPACE_GROUPS[3])
+        if not any(possible.get(name) in self.chemistry.space_groups for name in names):
             raise ValueError(
-                f"curate.build.prototypes: {', '.join(names)} hold four elements, chemistry.elements has"
-                f" {len(self.chemistry.elements)}"
-            )
-        if not groups & set(self.chemistry.space_groups):
-            raise ValueError(
-                f"curate.build.prototypes: none of {', '.join(names)} lies in chemistry.space_groups"
-                f" {list(self.chemistry.space_groups)}"
+                f"curate.build.prototypes: none of {', '.join(names)} has {' or '.join(map(str, sizes))} elements (of"
+                " crystals as many as train.generator.base_sites) and lies in chemistry.space_groups"
+                f" {list(self.chemistry.space_groups)}; of so many elements are {', '.join(possible)}"
             )
 
     def _check_generator(self, elements: int) -> None:
         """CubicGAN and what is drawn from it, of so many elements."""
         generate, sites = self.generate, self.train.generator.base_sites
-        fitting = PROTOTYPE_SPACE_GROUPS if sites == 3 else QUATERNARY_SPACE_GROUPS
-        names = self.curate.build.prototypes or tuple(PROTOTYPE_SPACE_GROUPS)
-        if self.curate.source == "build" and not any(
-            fitting.get(name) in self.chemistry.space_groups for name in names
-        ):
-            raise ValueError(
-                f"curate.build.prototypes: none of {', '.join(names)} has {sites} elements, as"
-                " train.generator.base_sites asks, and lies in chemistry.space_groups; name some of"
-                f" {', '.join(fitting)}"
-            )
         if elements < sites:
             raise ValueError(f"generate: {elements} elements are left, but {sites} are drawn for every candidate")
         outside_groups = set(generate.space_groups) - set(self.chemistry.space_groups)
