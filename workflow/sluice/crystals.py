@@ -149,7 +149,7 @@ class Crystals:
         formulas = []
         for i in range(len(self)):
             z, counts = np.unique(self.numbers[self.atoms_of(i)], return_counts=True)
-            formulas.append(_formula(tuple(z.tolist()), tuple(counts.tolist())))
+            formulas.append(reduced_formula(tuple(z.tolist()), tuple(counts.tolist())))
         return formulas
 
     def structure_hashes(self) -> NDArray[np.bytes_]:
@@ -169,7 +169,13 @@ class Crystals:
 
 
 @lru_cache(maxsize=1_000_000)
-def _formula(numbers: tuple[int, ...], counts: tuple[int, ...]) -> str:
+def reduced_formula(numbers: tuple[int, ...], counts: tuple[int, ...]) -> str:
+    """Reduced formula of so many atoms of different elements, e.g. ``KMgF3``.
+
+    Args:
+        numbers: atomic numbers, rising.
+        counts: atoms of each.
+    """
     amounts = {Element.from_Z(z): n for z, n in zip(numbers, counts, strict=True)}
     with warnings.catch_warnings():
         # Noble gases have no Pauling electronegativity; pymatgen says so every time it orders them.

@@ -9,7 +9,7 @@ import numpy as np
 from sluice.config import BuildSettings, Chemistry, CurateSettings
 from sluice.crystals import Crystals
 from sluice.curate.lattice_guess import guess_lattice_constants
-from sluice.curate.prototypes import crystal_id, decorate, decorations, find_prototypes
+from sluice.curate.prototypes import crystal_id, decorate, decorations, find_prototypes, formulas
 from sluice.curate.shares import shuffle
 from sluice.curate.user_crystals import write_user_crystals
 from sluice.errors import ConfigError
@@ -67,24 +67,22 @@ def build_crystals(
             f"curate.build.prototypes: none of {', '.join(settings.prototypes)} lies in chemistry.space_groups"
             f" {list(chemistry.space_groups)}"
         )
-    all_ids: list[str] = []
+    everything = [decorations(prototype, chemistry.elements) for prototype in possible]
+    found = [formula for one, choices in zip(possible, everything, strict=True) for formula in formulas(one, choices)]
+    rows = choose_formulas(found, settings.share, settings.max_crystals, seed)
+    ends = np.cumsum([len(choices) for choices in everything])
+    ids: list[str] = []
     names: list[str] = []
     groups: list[int] = []
     parts: list[Crystals] = []
-    for prototype in possible:
-        chosen = decorations(prototype, chemistry.elements)
+    for prototype, choices, end in zip(possible, everything, ends, strict=True):
+        start = end - len(choices)
+        chosen = [choices[row - start] for row in rows[(rows >= start) & (rows < end)]]
         parts.append(decorate(prototype, chosen, guess_lattice_constants(prototype, chosen)))
-        all_ids += [crystal_id(prototype, elements) for elements in chosen]
+        ids += [crystal_id(prototype, elements) for elements in chosen]
         names += [prototype.name] * len(chosen)
         groups += [prototype.space_group] * len(chosen)
-    everything = Crystals.concatenate(parts)
-    rows = choose_formulas(everything.reduced_formulas(), settings.share, settings.max_crystals, seed)
-    return (
-        [all_ids[i] for i in rows],
-        [names[i] for i in rows],
-        np.array(groups, dtype=np.int16)[rows],
-        everything[rows],
-    )
+    return ids, names, np.array(groups, dtype=np.int16), Crystals.concatenate(parts)
 
 
 def choose_formulas(formulas: list[str], share: float, max_crystals: int, seed: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 A prototype is three or four sites in one of the space groups 216, 221, 225, every coordinate a multiple of 1/4. The
 table holds every such arrangement of three elements with experimentally known members (ICSD flag) among the Materials
-Project's cubic crystals, and of four elements the two that hold 166 of the 172 known ones; arrangements found there
+Project's cubic crystals, and of four elements the two that hold 171 of the 177 known ones; arrangements found there
 only as hypothetical crystals are left out.
 """
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pymatgen.core import Element, Lattice, Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
-from sluice.crystals import Crystals
+from sluice.crystals import Crystals, reduced_formula
 from sluice.models.orbits import GRID, grid_index, space_group
 
 Coordinates = tuple[float, float, float]
@@ -186,6 +186,16 @@ def decorations(prototype: Prototype, elements: tuple[str, ...]) -> list[tuple[s
         for chosen in permutations(sorted(elements), len(prototype.sites))
         if all(chosen <= tuple(chosen[k] for k in order) for order in orders)
     ]
+
+
+def formulas(prototype: Prototype, decorations: list[tuple[str, ...]]) -> list[str]:
+    """Reduced formula of each decorated crystal, none of which is made."""
+    counts = prototype.multiplicities
+    found = []
+    for chosen in decorations:
+        atoms = sorted((Element(symbol).Z, count) for symbol, count in zip(chosen, counts, strict=True))
+        found.append(reduced_formula(tuple(z for z, _ in atoms), tuple(count for _, count in atoms)))
+    return found
 
 
 def crystal_id(prototype: Prototype, elements: tuple[str, ...]) -> str:
