@@ -55,7 +55,7 @@ def test_scores_are_held_against_named_columns(given):
     assert f"MAE  {mae:.4f}" in result.output
     assert "positive: e_form ≤ 0.5" in result.output
     assert "1 of 7 have no score or no label" in result.output
-    assert "1 labels are of nothing that was scored, e.g. absent" in result.output
+    assert "labels of nothing that was scored: 1, e.g. absent" in result.output
     assert "share" not in result.output
     assert (work / "out_calibration.html").stat().st_size > 10_000
 

@@ -82,20 +82,18 @@ def _check_meaning(
         SluiceError: if a limit is given that nothing is held against, classes might be taken for values, or hull
             distances for formation energies.
     """
-    regression = model.task == "regression"
-    if score_below is not None and not regression:
+    if score_below is not None and model.task != "regression":
         raise SluiceError(f"--score-below is for models that predict values; {model.path} gives probabilities")
+    if classes or score_below is not None:
+        return
     values = {value for value in known.values() if not math.isnan(value)}
-    given = classes or below is not None or score_below is not None
-    if values and values <= {0.0, 1.0} and not given:
+    if below is None and values and values <= {0.0, 1.0}:
         raise SluiceError(
             "all labels are 0 or 1: say --classes if 1 is the class that the model calls positive, or --below LIMIT if"
             " they are values of which the low ones are"
         )
     output = str(model.facts.get("output", "a quantity that its file does not name"))
-    if not regression or classes or score_below is not None:
-        return
-    if _is_hull_distance(quantity) != _is_hull_distance(output):
+    if model.task == "regression" and _is_hull_distance(quantity) != _is_hull_distance(output):
         raise SluiceError(
             f"labels of {quantity}, but {model.path} predicts {output}: say with --score-below up to which prediction a"
             " crystal counts as called (and with --below up to which label it is positive)"
@@ -140,7 +138,7 @@ def _evaluate(
     scored = set(table["id"])
     apart = [name for name in known if name not in scored]
     if apart:
-        typer.echo(f"{len(apart)} labels are of nothing that was scored, e.g. {', '.join(apart[:SHOWN])}")
+        typer.echo(f"labels of nothing that was scored: {len(apart)}, e.g. {', '.join(apart[:SHOWN])}")
     left_out = len(table) - found.n
     if left_out:
         typer.echo(f"{left_out} of {len(table)} have no score or no label and are left out")
@@ -168,8 +166,7 @@ def _plot(found: Evaluation, path: Path, *, regression: bool, quantity: str) -> 
 
     bins = found.bins
     figure = go.Figure()
-    values = not math.isnan(found.mae)  # predictions and labels are of one quantity
-    if values or not regression:
+    if found.one_quantity or not regression:
         ends = [min(bins["score"].min(), bins["label"].min()), max(bins["score"].max(), bins["label"].max())]
         ends = ends if regression else [0.0, 1.0]
         figure.add_scatter(x=ends, y=ends, mode="lines", name="perfect", line={"color": GREY, "dash": "dash"})
@@ -182,7 +179,7 @@ def _plot(found: Evaluation, path: Path, *, regression: bool, quantity: str) -> 
         text=[f"{count} rows" for count in bins["count"]],
     )
     styled(figure, height=460)
-    predicted = f"predicted {quantity}" if values else "mean prediction"
+    predicted = f"predicted {quantity}" if found.one_quantity else "mean prediction"
     figure.update_xaxes(title_text=predicted if regression else "mean score")
-    figure.update_yaxes(title_text=f"mean {quantity}" if values else "share of positives")
+    figure.update_yaxes(title_text=f"mean {quantity}" if found.one_quantity else "share of positives")
     figure.write_html(path, include_plotlyjs=True, full_html=True)

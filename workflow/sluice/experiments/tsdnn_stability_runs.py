@@ -138,13 +138,20 @@ def run(config: StabilityConfig, job: Job) -> None:
         },
     )
     shutil.copyfile(plan.metrics, job.folder / HISTORY_FILE)
+    limit = LIMITS[label]
     save_model(
         job.folder / "model.ckpt",
         kind="cgcnn" if way in (REGRESSION, SUPERVISED) else "tsdnn",
         task="regression" if way == REGRESSION else "classification",
         hyperparameters=learner.hyperparameters,
         state=learner.network.state_dict(),
-        facts={"threshold_ev_per_atom": LIMITS[label], "training_sha256": digest},
+        facts={
+            "output": "formation energy, eV/atom"
+            if way == REGRESSION
+            else f"probability that the formation energy lies below {limit:g} eV/atom",
+            "threshold_ev_per_atom": limit,
+            "training_sha256": digest,
+        },
     )
 
 

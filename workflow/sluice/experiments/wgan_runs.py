@@ -109,7 +109,11 @@ def run_cell(config: ExperimentConfig, settings: HeadSettings, job: Job, *, name
     save_composition_model(
         job.folder / "model.ckpt",
         learner.ensemble(how, compositions),
-        {"target": data_settings.target_column, "unit": data_settings.unit, "campaign": "experiment wgan"},
+        {
+            "output": f"{data_settings.target_column}, {data_settings.unit}",
+            "unit": data_settings.unit,
+            "campaign": "experiment wgan",
+        },
     )
 
 

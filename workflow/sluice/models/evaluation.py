@@ -45,6 +45,11 @@ class Evaluation:
     mae: float
     bins: pd.DataFrame
 
+    @property
+    def one_quantity(self) -> bool:
+        """Whether scores and labels are of one quantity, so that there is an error to state."""
+        return not math.isnan(self.mae)
+
     def describe(self) -> list[tuple[str, str]]:
         """Names and values for printing."""
         rows = [("rows", f"{self.n}"), ("positive", f"{self.positives}")]
