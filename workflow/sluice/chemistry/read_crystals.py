@@ -85,12 +85,12 @@ def read_crystals(path: Path, *, min_distance: float) -> Iterator[Reading]:
 def _read(path: Path) -> Iterator[Reading]:
     suffix = path.suffix.lower()
     if path.is_dir():
-        files = list(crystal_files(path))
+        files = crystal_files(path)
         stems = {file.stem for file in files}
         for file in files:
             yield from _read_cif(file, stems)
     elif suffix in CIF_SUFFIXES:
-        yield from _read_cif(path, {path.stem})
+        yield from _read_cif(path, set())
     elif suffix in XYZ_SUFFIXES:
         yield from _read_extxyz(path)
     elif suffix in STORE_SUFFIXES:
