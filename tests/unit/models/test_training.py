@@ -128,6 +128,9 @@ def test_bf16_holds_the_accuracy(data, tmp_path):
         rows = train(made, plan(tmp_path / precision, len(made.training), epochs=30, precision=precision))
         errors[precision] = min(row["val_mae"] for row in rows)
     assert errors["bf16-mixed"] < 1.1 * errors["32-true"]
+    rows = made.validation[: made.batch_size]  # evaluated as a model file is: in full precision
+    with torch.no_grad():
+        np.testing.assert_array_equal(made.predict(rows), made.network(made.graphs.batch(rows)).double().numpy())
 
 
 @pytest.mark.parametrize(("name", "error"), [(signal.SIGUSR1, Continue), (signal.SIGTERM, SystemExit)])
