@@ -189,7 +189,7 @@ def test_training_in_bf16_learns_too(tmp_path):
 
 
 def test_quaternaries_are_learned_and_drawn(tmp_path):
-    """Draws have elements that were never seen together; most that are crystals have a known arrangement."""
+    """Draws have elements at random; most of those that are crystals are elpasolites, the arrangement learnt."""
     made = learner(sites=4, epochs=300, learning_rate=2e-3, batch_size=16)
     model = trained(tmp_path, made)
     elements = np.array(sum(QUATERNARY_ELEMENTS, ()))
