@@ -15,10 +15,12 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 
-from sluice.experiments.cgcnn_gatgnn import ModelConfig, ModelSettings, make_learner, split_rows
+from sluice.experiments.cgcnn_gatgnn import ModelConfig, make_learner, split_rows
+from sluice.experiments.plan import load_experiment_config
 from sluice.models.graph_store import read_graphs
 from sluice.models.training import Plan, train
 
+CONFIG = Path(__file__).parents[1] / "config" / "experiments" / "cgcnn-gatgnn.yaml"
 TRIALS = [  # network, passes, batch, learning rate
     ("cgcnn", 6, 256, 3e-3),
     ("cgcnn", 6, 64, 3e-3),
@@ -37,21 +39,22 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     _, graphs, columns = read_graphs(given.graphs)
-    value, seed = columns["value"], ModelConfig.model_fields["seed"].default
-    training, validation, _ = split_rows(len(value), seed)
+    value, (_, config) = columns["value"], load_experiment_config(CONFIG)
+    assert isinstance(config, ModelConfig)
+    training, validation, _ = split_rows(len(value), config.seed)
     training = training[: given.rows]
     print(f"{len(training)} rows to learn from, {len(validation)} to validate on\n")
     print("| network | passes | batch | learning rate | CPU s | validation MAE, eV/atom |")
     print("|---|---|---|---|---|---|")
     for network, passes, batch, rate in TRIALS:
-        settings = ModelSettings(batch_size=batch, learning_rate=rate)
+        settings = config.settings.model_copy(update={"batch_size": batch, "learning_rate": rate})
         with TemporaryDirectory() as folder:
             plan = Plan(
                 description=f"{network} {batch}",
                 n_rows=len(training),
                 epochs=passes,
                 batch_size=batch,
-                seed=seed,
+                seed=config.seed,
                 digest="",
                 checkpoints=Path(folder) / "checkpoints",
                 checkpoint_minutes=60,
