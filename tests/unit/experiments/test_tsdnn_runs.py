@@ -18,12 +18,8 @@ from sluice.experiments.mp_structures import TABLE
 from sluice.experiments.plan import replaced
 from sluice.experiments.tsdnn_stability import StabilityConfig, TsdnnStability
 from sluice.experiments.tsdnn_stability_runs import CHANGES, VARIANTS
-from sluice.experiments.tsdnn_synthesizability import (
-    AT_EQUAL_PRECISION,
-    BAG_ROW,
-    SynthesizabilityConfig,
-    TsdnnSynthesizability,
-)
+from sluice.experiments.tsdnn_synthesizability import BAG_ROW, SynthesizabilityConfig, TsdnnSynthesizability
+from sluice.experiments.tsdnn_synthesizability_compare import AT_EQUAL_PRECISION
 from sluice.experiments.tsdnn_synthesizability_mining import FIRST_PASS, Mined, lowest, ones_and_zeros, second_pass
 from sluice.experiments.tsdnn_synthesizability_runs import (
     NO_BINARIES,
