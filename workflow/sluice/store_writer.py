@@ -8,7 +8,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -38,27 +38,40 @@ from sluice.store_format import (
 
 
 class _Output(io.FileIO):
-    """The file under HDF5. Once abandoned it takes every write and does nothing with it.
+    """The file under HDF5, which is never told that a write failed.
 
-    HDF5 insists on writing what it holds when a file is closed, and crashes the process if the disk is full.
+    HDF5 goes on writing what it holds, also when a file is closed: with an exception of the write before still raised
+    Python finds no attributes any more, and HDF5 crashes the process if the last write fails. So the first error is
+    kept, and from then on every write is taken and nothing is done with it.
+
+    Attributes:
+        error: of the disk; or what the file was given up for.
     """
 
-    abandoned = False
+    error: OSError | None = None
 
     def write(self, data: Buffer) -> int:
         """Write all of ``data``."""
         view = memoryview(data).cast("B")
-        done = len(view) if self.abandoned else 0
-        while done < len(view):
-            done += super().write(view[done:])
+        done = 0
+        while self.error is None and done < len(view):
+            try:
+                done += super().write(view[done:])
+            except OSError as error:
+                self.error = error
         return len(view)
 
     def flush(self) -> None:
         """Nothing is held back here."""
 
     def truncate(self, size: int | None = None) -> int:
-        """Set the size, unless abandoned."""
-        return (size or 0) if self.abandoned else super().truncate(size)
+        """Set the size."""
+        if self.error is None:
+            try:
+                return super().truncate(size)
+            except OSError as error:
+                self.error = error
+        return size or 0
 
 
 class StoreWriter:
@@ -122,16 +135,35 @@ class StoreWriter:
         self._growing: dict[str, Growing] = {}
 
     def __enter__(self) -> StoreWriter:
-        try:
+        with self._writing():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             for stale in self.path.parent.glob(f".{self.path.name}.*.tmp"):
                 stale.unlink(missing_ok=True)
             self._output = _Output(self._temporary, "w+")
             self._file = h5py.File(self._output, "w", libver=("v110", "v110"))
             self._create()
-        except OSError as error:
-            raise self._disk_error(error) from error
         return self
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """End in a message if the disk took something amiss, whatever HDF5 made of it.
+
+        Raises:
+            StoreError: on an error of the disk.
+        """
+        try:
+            yield
+        except Exception as error:
+            problem: Exception = self._problem() or error
+            if not isinstance(problem, OSError):
+                raise
+            raise self._disk_error(problem) from error
+        if kept := self._problem():
+            raise self._disk_error(kept)
+
+    def _problem(self) -> OSError | None:
+        """What the disk took amiss, unknown to HDF5."""
+        return self._output.error if self._output is not None else None
 
     def _create(self) -> None:
         if self.with_crystals:
@@ -197,20 +229,16 @@ class StoreWriter:
             values["crystals/numbers"] = crystals.numbers
             values["crystals/frac_coords"] = crystals.frac_coords
             values["ids/structure_hash"] = crystals.structure_hashes()
-        try:
+        with self._writing():
             for name, array in values.items():
                 self._growing[name].append(array)
-        except OSError as error:
-            raise self._disk_error(error) from error
         self.counts["out"] += n
 
     def append_arrays(self, arrays: Mapping[str, NDArray]) -> None:
         """Append to the flat arrays, to as many of them as are given."""
-        try:
+        with self._writing():
             for name, values in arrays.items():
                 self._growing[f"arrays/{name}"].append(values)
-        except OSError as error:
-            raise self._disk_error(error) from error
 
     def append_chunk(self, chunk: Chunk, **new_columns: NDArray) -> None:
         """Append a chunk of another store with the columns it has, plus new ones."""
@@ -231,13 +259,11 @@ class StoreWriter:
             "reason": [reason] * n if isinstance(reason, str) else list(reason),
             "detail": [detail] * n if isinstance(detail, str) else list(detail),
         }
-        try:
+        with self._writing():
             self._growing["failures/candidate_id"].append(as_bytes(candidate_id))
             self._growing["failures/kind"].append(np.full(n, kind.encode(), "S8"))
             for name, words in texts.items():
                 self._growing[f"failures/{name}"].append(np.array([self._code(name, w) for w in words], "i4"))
-        except OSError as error:
-            raise self._disk_error(error) from error
         self.counts[kind] += n
 
     def _code(self, name: str, word: str) -> int:
@@ -272,11 +298,11 @@ class StoreWriter:
             self._discard()
             return
         try:
-            self._finish()
-            self._temporary.replace(self.path)
-            _sync(self.path.parent)
-        except OSError as problem:
-            raise self._disk_error(problem) from problem
+            with self._writing():
+                self._finish()
+            with self._writing():
+                self._temporary.replace(self.path)
+                _sync(self.path.parent)
         except BaseException:
             self._discard()
             raise
@@ -308,7 +334,7 @@ class StoreWriter:
 
     def _discard(self) -> None:
         if self._output is not None:
-            self._output.abandoned = True
+            self._output.error = self._output.error or OSError("given up")
             with contextlib.suppress(OSError, RuntimeError, AttributeError):
                 self._file.close()
             self._output.close()
